@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The architectures a guest can have, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from imakexec.arch.model import Arch
+from imakexec.arch.x86_64 import X86_64
+
+ARCHES: Mapping[str, Arch] = MappingProxyType({arch.name: arch for arch in (X86_64,)})
+
+__all__ = ["ARCHES", "X86_64", "Arch"]
