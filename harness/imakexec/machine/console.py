@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's first serial port, as evidence: read only, from byte 0, every line with its time.
+
+What a line means is decided by pure functions over the table `PATTERNS`; the thread in `Console`
+only reads, stamps, keeps and hands on.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TextIO
+
+from imakexec.deadline import Deadline
+
+# A line longer than this is cut: a guest that writes no newline must not fill our memory.
+_LONGEST_LINE = 4096
+_KEPT_LINES = 4000
+_READ_BYTES = 4096
+# A console that says nothing for this long has said what it had to say.
+_SILENCE_SECONDS = 0.2
+
+
+class Severity(StrEnum):
+    """How bad a kernel message is."""
+
+    FATAL = "fatal"
+    """The kernel cannot be trusted to go on: every wait ends."""
+    SUSPICIOUS = "suspicious"
+    """The run goes on; whoever judges it must look at the message."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One kind of kernel message.
+
+    Attributes:
+        name: what it is called in reports.
+        severity: see `Severity`.
+        expression: searched at the start of a message, after any time stamp and caller id.
+        is_panic: whether the kernel is dead with it.
+    """
+
+    name: str
+    severity: Severity
+    expression: str
+    is_panic: bool = False
+
+
+# The first that matches wins. Spellings are those of x86, arm64 and powerpc: lib/dump_stack.c,
+# kernel/panic.c, kernel/hung_task.c, kernel/rcu/tree_stall.h, arch/*/mm/fault.c,
+# arch/*/kernel/traps.c.
+PATTERNS: tuple[Pattern, ...] = (
+    Pattern("panic", Severity.FATAL, r"Kernel panic - not syncing", is_panic=True),
+    # A loaded host stops a guest's CPU as well as a kernel bug does.
+    Pattern("soft lockup", Severity.SUSPICIOUS, r"(watchdog: )?BUG: soft lockup"),
+    Pattern("workqueue lockup", Severity.SUSPICIOUS, r"BUG: workqueue lockup"),
+    Pattern("kernel bug", Severity.FATAL, r"kernel BUG at "),
+    Pattern("bug report", Severity.FATAL, r"BUG: "),
+    Pattern("bad access", Severity.FATAL, r"Unable to handle kernel |Unhandled fault:"),
+    Pattern("oops", Severity.FATAL, r"(Internal error: )?Oops( -|:)|Internal error: "),
+    Pattern(
+        "bad trap",
+        Severity.FATAL,
+        r"(general protection fault|invalid opcode|double fault|stack segment)\b[^\[]*"
+        r"(:|\[#)",
+    ),
+    Pattern("hard lockup", Severity.FATAL, r"(NMI )?[Ww]atchdog:? .*hard LOCKUP"),
+    Pattern("stack overflow", Severity.FATAL, r"(Insufficient stack space|Kernel stack overflow)"),
+    Pattern("RCU stall", Severity.SUSPICIOUS, r"rcu: INFO: .*(self-)?detected.* stall"),
+    Pattern("hung task", Severity.SUSPICIOUS, r"INFO: task .* blocked for more than \d+ seconds"),
+    Pattern("lockdep report", Severity.SUSPICIOUS, r"INFO: (possible|inconsistent) .*lock"),
+    Pattern("warning", Severity.SUSPICIOUS, r"WARNING: "),
+    Pattern("UBSAN report", Severity.SUSPICIOUS, r"UBSAN: "),
+    Pattern("TPM timeout", Severity.SUSPICIOUS, r"tpm tpm\d+: .*[Tt]imed [Oo]ut"),
+    Pattern("slab corruption", Severity.SUSPICIOUS, r"={10,}\s*BUG |Slab corruption"),
+)
+
+# "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] ", or nothing. A message
+# can follow what a process wrote without a newline, so the stamp need not start the line.
+_MESSAGE_START = r"(?:^|\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? )"
+_COMPILED = tuple((p, re.compile(_MESSAGE_START + f"(?:{p.expression})")) for p in PATTERNS)
+_BANNER = re.compile(_MESSAGE_START + r"(Linux version \d\S* .*)")
+
+
+def classify(text: str) -> Pattern | None:
+    """The first of `PATTERNS` that the console line matches."""
+    return next((pattern for pattern, regex in _COMPILED if regex.search(text)), None)
+
+
+def find_banner(text: str) -> str | None:
+    """The kernel's `linux_banner` (init/version.c) in a console line, without its time stamp."""
+    match = _BANNER.search(text)
+    return match.group(1) if match else None
+
+
+@dataclass(frozen=True)
+class ConsoleLine:
+    """One line of the console.
+
+    Attributes:
+        number: 0 for the first.
+        seconds: host time (monotonic) since the console was opened, at the line's end.
+        text: without line end; bytes that are not UTF-8 are shown as escapes.
+        pattern: what it matched, if anything.
+        banner: the kernel's banner, if it is one.
+    """
+
+    number: int
+    seconds: float
+    text: str
+    pattern: Pattern | None
+    banner: str | None
+
+    @classmethod
+    def read(cls, raw: bytes, *, number: int, seconds: float) -> ConsoleLine:
+        """Decode and classify the bytes of one line, without its end."""
+        text = raw.decode(errors="backslashreplace")
+        return cls(number, seconds, text, classify(text), find_banner(text))
+
+    def __str__(self) -> str:
+        return f"{self.seconds:11.6f} {self.text}"
+
+
+class Console:
+    """Reads the serial port in a thread until its end of file.
+
+    The thread goes on until QEMU closes the port, so that QEMU never blocks on a full socket
+    and the log also holds what a dying guest said last.
+
+    Args:
+        port: our end of the socket pair that is the guest's serial port; owned from now on.
+        log: the file to create: one line each, "seconds text".
+    """
+
+    def __init__(self, port: socket.socket, log: Path) -> None:
+        self._port = port
+        self._log = log
+        self._began = time.monotonic()
+        self._last = 0.0
+        self._tail: deque[ConsoleLine] = deque(maxlen=_KEPT_LINES)
+        self._suspicious: list[ConsoleLine] = []
+        self._changed = threading.Condition()
+        self._count = 0
+        self._ended = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def path(self) -> Path:
+        """The log file."""
+        return self._log
+
+    def start(
+        self, on_line: Callable[[ConsoleLine], None], on_failure: Callable[[OSError], None]
+    ) -> None:
+        """Start reading.
+
+        Args:
+            on_line: called in the reading thread with each line, after it was logged.
+            on_failure: called, as the thread's last act, if the log cannot be written.
+        """
+        log = self._log.open("w", encoding="utf-8", buffering=1)
+        self._thread = threading.Thread(
+            target=self._run, args=(log, on_line, on_failure), name="console", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading, even if QEMU still holds the port, and wait for the thread."""
+        if self._thread is not None:
+            self.drain(_SILENCE_SECONDS)
+            try:
+                self._port.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # QEMU is gone: the socket is not connected any more
+            self._thread.join()
+        self._port.close()
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines, each with its time."""
+        with self._changed:
+            kept = list(self._tail)
+        return "\n".join(map(str, kept[-lines:]))
+
+    @property
+    def count(self) -> int:
+        """How many lines there were so far: the number of the next one."""
+        return self._count
+
+    def lines(self, since: int = 0) -> tuple[ConsoleLine, ...]:
+        """The lines from number `since` on, as far back as they are kept (some thousands)."""
+        with self._changed:
+            return tuple(line for line in self._tail if line.number >= since)
+
+    def suspicious(self) -> tuple[ConsoleLine, ...]:
+        """Every line so far that matched a pattern that is not fatal."""
+        with self._changed:
+            return tuple(self._suspicious)
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last line."""
+        return time.monotonic() - self._began - self._last
+
+    def drain(self, seconds: float) -> None:
+        """Return when the console is silent or at its end, at the latest after `seconds`."""
+        deadline = Deadline.after(seconds)
+        with self._changed:
+            while not self._ended and not deadline.expired:
+                count = self._count
+                self._changed.wait(min(_SILENCE_SECONDS, deadline.remaining))
+                if self._count == count:
+                    return
+
+    def _run(
+        self,
+        log: TextIO,
+        on_line: Callable[[ConsoleLine], None],
+        on_failure: Callable[[OSError], None],
+    ) -> None:
+        try:
+            with log:
+                self._read(log, on_line)
+        except OSError as error:
+            on_failure(error)
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _read(self, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
+        # Imported here, while QEMU starts, because it takes longer than all of our set-up.
+        import pexpect  # noqa: PLC0415
+        from pexpect.socket_pexpect import SocketSpawn  # noqa: PLC0415
+
+        port: SocketSpawn[bytes] = SocketSpawn(self._port, timeout=None, maxread=_READ_BYTES)
+        # Anchored and bounded, a line at a time: pexpect's search and its buffer are then never
+        # larger than a line and a read, where a growing buffer costs quadratic time.
+        line = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % ((_LONGEST_LINE,) * 2))
+        patterns = port.compile_pattern_list([line, pexpect.EOF])
+        while port.expect_list(patterns) == 0:
+            assert isinstance(port.match, re.Match)
+            self._take(port.match[0].rstrip(b"\r\n"), log, on_line)
+        if port.before:
+            self._take(port.before, log, on_line)
+
+    def _take(self, raw: bytes, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
+        line = ConsoleLine.read(raw, number=self._count, seconds=time.monotonic() - self._began)
+        log.write(f"{line}\n")
+        with self._changed:
+            self._last = line.seconds
+            self._tail.append(line)
+            if line.pattern is not None and line.pattern.severity is Severity.SUSPICIOUS:
+                self._suspicious.append(line)
+            self._count += 1
+            self._changed.notify_all()
+        on_line(line)

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one place where every wait on a machine ends.
+
+A wait races its success condition, a fatal console line, a QMP event, the exit of QEMU or of
+swtpm, and a deadline. Observers in other threads `report` what they saw; whoever waits learns it
+from `check`, as the exception that names the real cause. One death is often seen several times
+(a panic line, then the reset that `-no-reboot` turns into an exit, then end of file everywhere),
+in any order, so `check` lets the observers catch up before it judges.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from imakexec.deadline import Deadline
+from imakexec.errors import GuestFailure, ImaKexecError, InfraError
+
+_T = TypeVar("_T")
+
+# How long the observers may take to catch up once something fatal was seen. A panic's call
+# trace arrives within this time even from a slow guest. It is spent whole only where QEMU lives on.
+_SETTLE_SECONDS = 1.0
+# What is left of a closing QEMU after its sockets closed: its exit status.
+_CLOSING_SECONDS = 5.0
+
+
+class Cause(StrEnum):
+    """What ends a machine, most telling first: an earlier member explains a later one."""
+
+    CONSOLE_LOST = "console lost"
+    SWTPM_DIED = "swtpm died"
+    PANIC = "kernel panic"
+    CRASHED = "guest crashed"
+    OOPS = "fatal kernel message"
+    UNEXPECTED_BANNER = "unexpected kernel banner"
+    RESET = "reset"
+    POWER_OFF = "power-off"
+    QEMU_DIED = "QEMU died"
+    QEMU_STOPPED = "QEMU stopped the guest"
+    QEMU_EXITED = "QEMU exited"
+    SWTPM_EXITED = "swtpm exited"
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it says something about the host and nothing about the kernel."""
+        return self in _HOST
+
+
+_HOST = frozenset(
+    {
+        Cause.CONSOLE_LOST,
+        Cause.SWTPM_DIED,
+        Cause.SWTPM_EXITED,
+        Cause.QEMU_DIED,
+        Cause.QEMU_STOPPED,
+        Cause.QEMU_EXITED,
+    }
+)
+_RANK = {cause: rank for rank, cause in enumerate(Cause)}
+
+
+class Expected(StrEnum):
+    """An end that a scenario asks for."""
+
+    RESET = "a reset"
+    POWER_OFF = "a power-off"
+    PANIC = "a panic"
+
+
+_WHOLE_EXIT = frozenset({Cause.QEMU_STOPPED, Cause.QEMU_EXITED, Cause.SWTPM_EXITED})
+
+# The first set is what proves that the expected thing happened, the second what may follow it.
+_PROOF = {
+    Expected.RESET: frozenset({Cause.RESET}),
+    Expected.POWER_OFF: frozenset({Cause.POWER_OFF}),
+    Expected.PANIC: frozenset({Cause.PANIC, Cause.CRASHED}),
+}
+_TOLERATED = {
+    Expected.RESET: _PROOF[Expected.RESET],
+    Expected.POWER_OFF: _PROOF[Expected.POWER_OFF] | _WHOLE_EXIT,
+    Expected.PANIC: _PROOF[Expected.PANIC] | _WHOLE_EXIT | {Cause.OOPS, Cause.RESET},
+}
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One observation of an end, by one observer."""
+
+    cause: Cause
+    detail: str
+    log: Path | None = None
+
+
+class ConsoleView(Protocol):
+    """What the watch asks of the console."""
+
+    @property
+    def path(self) -> Path:
+        """The time-stamped log."""
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of the console."""
+
+    def drain(self, seconds: float) -> None:
+        """Return when the console is silent or at its end, at the latest after `seconds`."""
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the console's last line."""
+
+
+@dataclass
+class Expectation:
+    """An armed `Watch.expect`; `seen` holds what it tolerated."""
+
+    what: Expected
+    watch: Watch
+    seen: list[Sighting] = field(default_factory=list)
+
+    @property
+    def met(self) -> bool:
+        """Whether the expected end was observed, not merely one of its consequences."""
+        return any(sighting.cause in _PROOF[self.what] for sighting in self.seen)
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until it is met.
+
+        Raises:
+            GuestFailure: something else happened first, or nothing until the deadline.
+            InfraError: the host failed first.
+        """
+        self.watch.wait_until(lambda: self.met or None, deadline, doing=f"waiting for {self.what}")
+
+
+class Watch:
+    """Collects the ends of one machine and raises them in whoever waits.
+
+    Thread-safe. Use as a context manager: its thread waits for the children's exit.
+
+    Args:
+        console: where tails and log paths in error messages come from.
+        phase: says in a few words what the guest is doing ("boot 0, running"), for messages.
+    """
+
+    def __init__(self, console: ConsoleView, phase: Callable[[], str]) -> None:
+        self._console = console
+        self._phase = phase
+        self._changed = threading.Condition()
+        self._generation = 0
+        self._pending: list[Sighting] = []
+        self._expectations: list[Expectation] = []
+        self._ended_as_expected = False
+        self._closing = False
+        self._drains: list[Callable[[float], None]] = [console.drain]
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._children = _ChildMonitor(self.report)
+
+    def __enter__(self) -> Self:
+        self._children.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        self._children.stop()
+        os.close(self._wake)
+
+    def close(self) -> None:
+        """Ignore every end from now on: the harness itself takes the machine down."""
+        with self._changed:
+            self._closing = True
+
+    # What observers call.
+
+    def add_child(self, child: Child) -> None:
+        """Report the exit of a child."""
+        self._children.add(child)
+
+    def add_drain(self, drain: Callable[[float], None]) -> None:
+        """Have `drain(seconds)` called before a death is judged, so that its events are in."""
+        self._drains.append(drain)
+
+    def report(self, sighting: Sighting) -> None:
+        """Take an observation, from any thread."""
+        with self._changed:
+            if self._closing:
+                return
+            if not self._tolerate(sighting):
+                self._pending.append(sighting)
+                os.eventfd_write(self._wake, 1)
+            self._bump()
+
+    def notice(self) -> None:
+        """Have every `wait_until` look at its condition again, from any thread."""
+        with self._changed:
+            self._bump()
+
+    def _bump(self) -> None:
+        self._generation += 1
+        self._changed.notify_all()
+
+    def _tolerate(self, sighting: Sighting) -> bool:
+        for expectation in self._expectations:
+            if sighting.cause in _TOLERATED[expectation.what]:
+                expectation.seen.append(sighting)
+                return True
+        return self._ended_as_expected and sighting.cause in _WHOLE_EXIT
+
+    # What waiters call.
+
+    def fileno(self) -> int:
+        """A descriptor that is readable, for ever, once something fatal is pending."""
+        return self._wake
+
+    @contextmanager
+    def expect(self, what: Expected) -> Iterator[Expectation]:
+        """Tolerate one kind of end, with its consequences, while the context lasts."""
+        expectation = Expectation(what, self)
+        with self._changed:
+            self._expectations.append(expectation)
+        try:
+            yield expectation
+        finally:
+            with self._changed:
+                self._expectations.remove(expectation)
+                # The exits of QEMU and swtpm may come after the context was left.
+                if what is not Expected.RESET and expectation.met:
+                    self._ended_as_expected = True
+
+    def check(self) -> None:
+        """Return if nothing fatal was seen, else raise it under its real cause.
+
+        Raises:
+            GuestFailure: the kernel panicked, crashed, reset or powered off by itself.
+            InfraError: QEMU or swtpm died.
+        """
+        error = self._judge()
+        if error is not None:
+            raise error
+
+    def wait_readable(self, fd: int, deadline: Deadline, *, doing: str) -> None:
+        """Wait until `fd` has input (or is at end of file).
+
+        Args:
+            doing: what the guest owes us, for the message ("waiting for the agent's answer").
+
+        Raises:
+            GuestFailure, InfraError: as `check`, or the deadline passed.
+        """
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        ready = poll.poll(deadline.remaining * 1000)
+        self.check()
+        if not ready:
+            raise self.timed_out(deadline, doing=doing)
+
+    def wait_until(self, probe: Callable[[], _T | None], deadline: Deadline, *, doing: str) -> _T:
+        """Wait until `probe()` gives something other than None, and return it.
+
+        The probe is called again after every console line, QMP event and report.
+
+        Raises:
+            GuestFailure, InfraError: as `check`, or the deadline passed.
+        """
+        while True:
+            generation = self._generation
+            self.check()
+            value = probe()
+            if value is not None:
+                return value
+            if not self._wait_for_news(generation, deadline):
+                raise self.timed_out(deadline, doing=doing)
+
+    def _wait_for_news(self, since: int, deadline: Deadline) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._generation != since, deadline.remaining)
+
+    def timed_out(self, deadline: Deadline, *, doing: str) -> ImaKexecError:
+        """The error for a guest that did not do in time what it was asked.
+
+        What ended the machine at the last moment explains more than the lateness, and wins.
+        """
+        return self._judge() or GuestFailure(
+            f"the guest hung: {deadline.budget:.1f} s passed {doing} ({self._phase()}; "
+            f"its console has been silent for {self._console.silent_for:.1f} s)",
+            where=str(self._console.path),
+            remedy="read the console; on a loaded host try again with more time",
+            tail=self._console.tail(),
+        )
+
+    def closed(self, what: str) -> ImaKexecError:
+        """The error for an end of file: what ended the machine, if that becomes known.
+
+        Args:
+            what: the connection that closed ("the agent's channel").
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._pending), _CLOSING_SECONDS)
+        return self._judge() or InfraError(
+            f"{what} was closed, but QEMU is still there ({self._phase()})",
+            where=str(self._console.path),
+            remedy="run again; if it happens again, keep the run's folder and report it",
+            tail=self._console.tail(),
+        )
+
+    def _judge(self) -> ImaKexecError | None:
+        """The real cause of what is pending, after the observers caught up."""
+        if not self._pending:
+            return None
+        settled = Deadline.after(_SETTLE_SECONDS)
+        for drain in self._drains:
+            drain(settled.remaining)
+        with self._changed:
+            sighting = min(self._pending, key=lambda seen: _RANK[seen.cause])
+        return self._error(sighting)
+
+    def _error(self, sighting: Sighting) -> ImaKexecError:
+        if sighting.cause.is_host:
+            return InfraError(
+                f"{sighting.detail} ({self._phase()})",
+                where=str(sighting.log or self._console.path),
+                remedy="nothing is known about the kernel; read the log, look for what ended "
+                "the process (OOM killer, full disk), and run again",
+                tail=_tail_of(sighting.log) or self._console.tail(),
+            )
+        return GuestFailure(
+            f"{sighting.detail} ({self._phase()})",
+            where=str(self._console.path),
+            remedy="read the console from the first complaint on",
+            tail=self._console.tail(),
+        )
+
+
+def _tail_of(log: Path | None, lines: int = 20) -> str:
+    if log is None:
+        return ""
+    with suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process whose exit ends the machine.
+
+    Attributes:
+        name: what messages call it.
+        log: where its own messages are.
+        died: what an exit with any status but 0 means.
+        exited: what an exit with status 0 means.
+    """
+
+    process: subprocess.Popen[bytes]
+    name: str
+    log: Path
+    died: Cause
+    exited: Cause
+
+    def sighting(self) -> Sighting:
+        """What its end means; waits for it."""
+        status = self.process.wait()
+        cause = self.exited if status == 0 else self.died
+        return Sighting(cause, f"{self.name} {describe_exit(status)}", self.log)
+
+
+def describe_exit(status: int) -> str:
+    """Say how a child ended, from `Popen.returncode`."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+class _ChildMonitor:
+    """A thread that waits for children to exit.
+
+    It uses pidfds, which see the exit of a given child without reaping others and without
+    polling.
+    """
+
+    def __init__(self, report: Callable[[Sighting], None]) -> None:
+        self._report = report
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._stop, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="child-monitor", daemon=True)
+
+    def add(self, child: Child) -> None:
+        # epoll takes a new descriptor while another thread waits on it.
+        pidfd = os.pidfd_open(child.process.pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, child)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            os.close(key.fd)
+        self._selector.close()
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    return
+                self._selector.unregister(key.fd)
+                os.close(key.fd)
+                self._report(key.data.sighting())

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imakexec.deadline import Deadline
+from imakexec.errors import GuestFailure, InfraError
+from imakexec.machine.watch import Cause, Child, Expected, Sighting, Watch, describe_exit
+
+
+class FakeConsole:
+    """Says what it was told; `late` happens while it is drained."""
+
+    path = Path("console.log")
+    silent_for = 1.5
+
+    def __init__(self) -> None:
+        self.late: list[Sighting] = []
+        self.watch: Watch | None = None
+
+    def tail(self, lines: int = 40) -> str:
+        return f"last {lines} lines"
+
+    def drain(self, seconds: float) -> None:
+        assert seconds > 0
+        while self.late and self.watch is not None:
+            self.watch.report(self.late.pop())
+
+
+@pytest.fixture
+def console() -> FakeConsole:
+    return FakeConsole()
+
+
+@pytest.fixture
+def watch(console: FakeConsole) -> Iterator[Watch]:
+    with Watch(console, lambda: "boot 0, running") as watched:
+        console.watch = watched
+        yield watched
+
+
+def readable(watch: Watch) -> bool:
+    return bool(select.select([watch], [], [], 0)[0])
+
+
+def soon() -> Deadline:
+    return Deadline.after(0.05)
+
+
+def test_nothing_seen_is_nothing_raised(watch: Watch) -> None:
+    watch.check()
+    assert not readable(watch)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if not cause.is_host])
+def test_what_the_guest_did_is_a_guest_failure(watch: Watch, cause: Cause) -> None:
+    watch.report(Sighting(cause, "it happened"))
+    assert readable(watch)
+    with pytest.raises(GuestFailure, match=r"it happened \(boot 0, running\)") as caught:
+        watch.check()
+    assert caught.value.where == "console.log"
+    assert caught.value.tail == "last 40 lines"
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause.is_host])
+def test_what_the_host_did_says_nothing_about_the_kernel(
+    watch: Watch, cause: Cause, tmp_path: Path
+) -> None:
+    log = tmp_path / "qemu.log"
+    log.write_text("qemu: out of memory\n")
+    watch.report(Sighting(cause, "it died", log))
+    with pytest.raises(InfraError, match="it died") as caught:
+        watch.check()
+    assert (caught.value.where, caught.value.tail) == (str(log), "qemu: out of memory")
+
+
+PANIC_ENDS_ALL = [
+    Sighting(Cause.QEMU_EXITED, "QEMU exited"),
+    Sighting(Cause.RESET, "the guest reset"),
+    Sighting(Cause.PANIC, "panic"),
+    Sighting(Cause.SWTPM_EXITED, "swtpm exited"),
+]
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_one_death_seen_four_times_is_the_panic(watch: Watch, first: int) -> None:
+    for sighting in PANIC_ENDS_ALL[first:] + PANIC_ENDS_ALL[:first]:
+        watch.report(sighting)
+    with pytest.raises(GuestFailure, match="panic"):
+        watch.check()
+
+
+def test_a_panic_that_arrives_while_the_console_drains_wins(
+    watch: Watch, console: FakeConsole
+) -> None:
+    console.late = [Sighting(Cause.PANIC, "late panic")]
+    watch.report(Sighting(Cause.QEMU_EXITED, "QEMU exited"))
+    with pytest.raises(GuestFailure, match="late panic"):
+        watch.check()
+
+
+def test_a_killed_tpm_excuses_the_kernel_that_panics_for_it(watch: Watch) -> None:
+    watch.report(Sighting(Cause.PANIC, "panic"))
+    watch.report(Sighting(Cause.SWTPM_DIED, "swtpm was killed by SIGKILL"))
+    with pytest.raises(InfraError, match="swtpm"):
+        watch.check()
+
+
+def test_an_expected_power_off_and_its_late_exits_are_no_failure(watch: Watch) -> None:
+    with watch.expect(Expected.POWER_OFF) as off:
+        watch.report(Sighting(Cause.POWER_OFF, "off"))
+        off.wait(soon())
+    watch.report(Sighting(Cause.QEMU_EXITED, "QEMU exited"))
+    watch.report(Sighting(Cause.SWTPM_EXITED, "swtpm exited"))
+    watch.check()
+    assert not readable(watch)
+
+
+def test_an_expected_power_off_does_not_cover_a_panic(watch: Watch) -> None:
+    with watch.expect(Expected.POWER_OFF) as off:
+        watch.report(Sighting(Cause.PANIC, "panic"))
+        with pytest.raises(GuestFailure, match="panic"):
+            off.wait(soon())
+
+
+def test_an_exit_alone_does_not_meet_an_expected_power_off(watch: Watch) -> None:
+    with watch.expect(Expected.POWER_OFF) as off:
+        watch.report(Sighting(Cause.QEMU_EXITED, "QEMU exited"))
+        with pytest.raises(GuestFailure, match="waiting for a power-off"):
+            off.wait(soon())
+
+
+def test_an_expectation_ends_with_its_context(watch: Watch) -> None:
+    with watch.expect(Expected.RESET):
+        watch.report(Sighting(Cause.RESET, "expected"))
+    watch.report(Sighting(Cause.RESET, "unexpected"))
+    with pytest.raises(GuestFailure, match="unexpected"):
+        watch.check()
+
+
+def test_an_expected_panic_covers_all_that_follows_from_it(watch: Watch) -> None:
+    with watch.expect(Expected.PANIC) as panic:
+        for sighting in PANIC_ENDS_ALL:
+            watch.report(sighting)
+        panic.wait(soon())
+    watch.check()
+
+
+def test_wait_until_is_woken_by_news_from_another_thread(watch: Watch) -> None:
+    values: list[int] = []
+
+    def later() -> None:
+        time.sleep(0.05)
+        values.append(7)
+        watch.notice()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    value = watch.wait_until(
+        lambda: values[0] if values else None, Deadline.after(5), doing="waiting"
+    )
+    thread.join()
+    assert value == 7
+
+
+def test_a_hang_says_what_was_awaited_and_for_how_long(watch: Watch) -> None:
+    with pytest.raises(GuestFailure, match=r"0.1 s passed waiting for Godot .*silent for 1.5 s"):
+        watch.wait_until(lambda: None, soon(), doing="waiting for Godot")
+
+
+def test_a_death_at_the_last_moment_explains_the_lateness(watch: Watch) -> None:
+    deadline = soon()
+    watch.report(Sighting(Cause.PANIC, "panic"))
+    assert "panic" in str(watch.timed_out(deadline, doing="waiting"))
+
+
+def test_wait_readable_returns_at_input_or_end_of_file(watch: Watch) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read), os.fdopen(write, "wb", buffering=0) as writer:
+        with pytest.raises(GuestFailure, match="reading"):
+            watch.wait_readable(read, soon(), doing="reading")
+        writer.write(b"x")
+        watch.wait_readable(read, soon(), doing="reading")
+        os.read(read, 1)
+        writer.close()
+        watch.wait_readable(read, soon(), doing="reading")
+
+
+def test_wait_readable_is_ended_by_a_death(watch: Watch) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read), os.fdopen(write):
+        threading.Timer(0.05, watch.report, [Sighting(Cause.PANIC, "panic")]).start()
+        with pytest.raises(GuestFailure, match="panic"):
+            watch.wait_readable(read, Deadline.after(5), doing="reading")
+
+
+def test_an_end_of_file_is_explained_by_the_death_that_follows(watch: Watch) -> None:
+    threading.Timer(0.05, watch.report, [Sighting(Cause.RESET, "guest reset")]).start()
+    assert "guest reset" in str(watch.closed("the channel"))
+
+
+def test_after_close_the_end_is_our_own(watch: Watch) -> None:
+    watch.close()
+    watch.report(Sighting(Cause.QEMU_DIED, "QEMU was killed by SIGKILL"))
+    watch.check()
+
+
+def child_ends(watch: Watch, command: list[str], *, killed: bool = False) -> None:
+    process = subprocess.Popen(command)
+    watch.add_child(Child(process, "QEMU", Path("none"), Cause.QEMU_DIED, Cause.QEMU_EXITED))
+    if killed:
+        process.kill()
+    watch.wait_until(lambda: None, Deadline.after(5), doing="waiting for its exit")
+
+
+@pytest.mark.parametrize(
+    ("command", "killed", "message"),
+    [
+        (["true"], False, "QEMU exited with status 0"),
+        (["false"], False, "QEMU exited with status 1"),
+        (["sleep", "60"], True, "QEMU was killed by SIGKILL"),
+    ],
+)
+def test_the_exit_of_a_child_is_noticed(
+    watch: Watch, command: list[str], killed: bool, message: str
+) -> None:
+    with pytest.raises(InfraError, match=message):
+        child_ends(watch, command, killed=killed)
+
+
+def test_a_signal_without_a_name_is_a_number() -> None:
+    assert describe_exit(-int(signal.SIGTERM)) == "was killed by SIGTERM"
+    assert describe_exit(-40) == "was killed by signal 40"
