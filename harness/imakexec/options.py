@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Choices of the main job that the command line offers by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Policy(StrEnum):
+    """Which IMA policy the guest has."""
+
+    BUILTIN = "builtin"
+    """The kernel's own "tcb" and "critical_data", from the command line."""
+    LOADED = "loaded"
+    """The guest image's /etc/ima/policy, loaded by /init."""
+
+
+class ShellIn(StrEnum):
+    """Where the main job stops for an interactive shell."""
+
+    BOOT = "boot"
+    KEXEC = "kexec"
