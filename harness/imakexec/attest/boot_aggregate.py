@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The record that begins each boot and ties the list to what the firmware measured.
+
+Its value is H(PCR 0..7) for SHA-1 and H(PCR 0..9) for every other hash, over the bank of the
+same algorithm (kernel: security/integrity/ima/ima_crypto.c, ima_calc_boot_aggregate_tfm()). A
+kernel booted by kexec adds its own; as kexec moves no firmware PCR it is normally bit-identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from imakexec.attest.log import MeasurementLog, Record
+from imakexec.attest.quote import Quote
+from imakexec.attest.replay import HASHES
+
+# The second name is that of kernels whose TPM came up after IMA.
+_EVENTS = (b"boot_aggregate", b"boot_aggregate_late")
+
+
+class BootAggregateState(StrEnum):
+    """How a boot_aggregate relates to the quoted PCRs."""
+
+    MATCHES = "matches"
+    DIFFERS = "differs"
+    ZERO = "zero"
+    UNCHECKED = "unchecked"
+    """Its bank was not quoted, or it names no algorithm that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootAggregate:
+    """A boot_aggregate record.
+
+    Args:
+        index: of the record.
+        algorithm: the hash it names; empty if it names none.
+        logged: the value it holds.
+        recomputed: the value made from the latest quote; None if its bank was not quoted.
+        state: the outcome over all quotes given.
+    """
+
+    index: int
+    algorithm: str
+    logged: bytes
+    recomputed: bytes | None
+    state: BootAggregateState
+
+
+def find_boot_aggregates(log: MeasurementLog) -> tuple[int, ...]:
+    """The indices of all boot_aggregate records, that is, of the boots in the list."""
+    return tuple(i for i in log.carrying(_EVENTS[0]) if _is_boot_aggregate(log[i]))
+
+
+def check_boot_aggregate(log: MeasurementLog, index: int, quotes: Sequence[Quote]) -> BootAggregate:
+    """Compare a boot_aggregate with what the given quotes, oldest first, say about PCR 0-9.
+
+    One matching quote is enough: an operating system may extend PCR 8 and 9 later.
+    """
+    digest = log[index].file_digest
+    if digest is None:
+        return BootAggregate(index, "", b"", None, BootAggregateState.UNCHECKED)
+    values = [
+        _recompute(digest.algorithm, quote) for quote in quotes if digest.algorithm in quote.pcrs
+    ]
+    if not any(digest.value):
+        state = BootAggregateState.ZERO
+    elif not values:
+        state = BootAggregateState.UNCHECKED
+    else:
+        matches = digest.value in values
+        state = BootAggregateState.MATCHES if matches else BootAggregateState.DIFFERS
+    return BootAggregate(
+        index, digest.algorithm, digest.value, values[-1] if values else None, state
+    )
+
+
+def _is_boot_aggregate(record: Record) -> bool:
+    """A violation proves nothing of what it says, and measured data may have any event name."""
+    return record.event in _EVENTS and record.buf is None and not record.is_violation
+
+
+def _recompute(algorithm: str, quote: Quote) -> bytes:
+    last = 7 if algorithm == "sha1" else 9
+    return HASHES[algorithm](b"".join(quote.pcrs[algorithm][: last + 1])).digest()

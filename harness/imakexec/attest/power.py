@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Power cycles, told by the TPM's clock and counters rather than by what anybody claims.
+
+kexec is no event for the TPM: resetCount and restartCount stay and the clock goes on. A reset
+changes the pair (resetCount, restartCount); one of the two alone can stay the same. So does a
+resume from suspend to RAM, after which PCR 10 continues (TPM 2.0 part 1, section 36, and part 3,
+TPM2_Startup).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from imakexec.attest.log import MeasurementLog
+from imakexec.attest.quote import Quote
+from imakexec.attest.reasons import Flag, Reason, Rejection
+from imakexec.attest.replay import IMA_PCR, Replay
+from imakexec.evidence import Boot, BootKind
+
+
+# Two snapshots are never the same one, however alike they are: both compare by identity.
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A snapshot whose quotes hold.
+
+    Args:
+        name: of the snapshot.
+        epoch: the boot epoch in which the harness says that it was taken.
+        quotes: one or two, in the order in which they were taken.
+    """
+
+    name: str
+    epoch: int
+    quotes: tuple[Quote, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ListObservation(Observation):
+    """A snapshot whose list is well formed, and replayed with an eye on all quotes there are."""
+
+    log: MeasurementLog
+    replay: Replay
+
+
+class TransitionKind(StrEnum):
+    """What lies between two snapshots."""
+
+    SAME_BOOT = "same_boot"
+    KEXEC = "kexec"
+    COLD = "cold"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What happened between two consecutive snapshots.
+
+    Args:
+        earlier: name of the snapshot before it.
+        later: name of the snapshot after it.
+        kind: by the TPM's counters; only a kexec is told from nothing by the boot epochs.
+        kexecs: how many kexecs it stands for.
+        contradicted: whether the harness claims something that the counters exclude.
+    """
+
+    earlier: str
+    later: str
+    kind: TransitionKind
+    kexecs: int
+    contradicted: bool
+
+
+@dataclass(frozen=True)
+class PowerCycle:
+    """The snapshots of one power cycle, in which PCR 10 started from zero once.
+
+    Args:
+        observations: in order, at least one.
+        first_epoch: the boot epoch in which it began; None if the claims are contradictory.
+    """
+
+    observations: tuple[Observation, ...]
+    first_epoch: int | None
+
+
+def split_power_cycles(
+    observations: Sequence[Observation], boots: Sequence[Boot]
+) -> tuple[tuple[PowerCycle, ...], tuple[Transition, ...]]:
+    """Divide snapshots into power cycles, and name what lies between each two.
+
+    Raises:
+        Rejection: reason counters: the TPM was reset within a snapshot, or its clock or its
+            counters went back, which no power cycle explains.
+    """
+    for observation in observations:
+        _check_snapshot(observation)
+    transitions = tuple(
+        _transition(earlier, later, boots) for earlier, later in pairwise(observations)
+    )
+    groups = [[observations[0]]]
+    starts: list[int | None] = [_first_epoch(observations[0], 0, boots)]
+    for observation, transition in zip(observations[1:], transitions, strict=True):
+        if transition.kind is TransitionKind.COLD:
+            starts.append(
+                None
+                if transition.contradicted
+                else _first_epoch(observation, groups[-1][-1].epoch + 1, boots)
+            )
+            groups.append([])
+        groups[-1].append(observation)
+    _check_no_return(groups)
+    cycles = zip(groups, starts, strict=True)
+    return tuple(PowerCycle(tuple(group), start) for group, start in cycles), transitions
+
+
+def _check_snapshot(observation: Observation) -> None:
+    for earlier, later in pairwise(observation.quotes):
+        if later.clock_info.pair != earlier.clock_info.pair:
+            raise Rejection(
+                Reason.COUNTERS,
+                "the TPM was reset between the two quotes: resetCount, restartCount"
+                f" {earlier.clock_info.pair} became {later.clock_info.pair}",
+                where=f"snapshot {observation.name}",
+            )
+        _check_clock(earlier, later, f"snapshot {observation.name}")
+
+
+def _transition(earlier: Observation, later: Observation, boots: Sequence[Boot]) -> Transition:
+    last, first = earlier.quotes[-1], later.quotes[0]
+    hops = later.epoch - earlier.epoch
+    claimed_cold = any(
+        boot.transition is BootKind.COLD
+        for boot in boots
+        if earlier.epoch < boot.epoch <= later.epoch
+    )
+    if first.clock_info.pair == last.clock_info.pair:
+        _check_clock(last, first, f"between snapshots {earlier.name} and {later.name}")
+        kind = TransitionKind.KEXEC if hops else TransitionKind.SAME_BOOT
+        return Transition(earlier.name, later.name, kind, hops, contradicted=claimed_cold)
+    if not hops and _resumed(last, first, later):
+        kind = TransitionKind.RESUME
+        return Transition(earlier.name, later.name, kind, 0, contradicted=False)
+    kind = TransitionKind.COLD
+    return Transition(earlier.name, later.name, kind, 0, contradicted=not claimed_cold)
+
+
+def _resumed(last: Quote, first: Quote, later: Observation) -> bool:
+    """Whether PCR 10 goes on where it was: a cold boot has it start from zero."""
+    return (
+        first.clock_info.reset_count == last.clock_info.reset_count
+        and isinstance(later, ListObservation)
+        and later.replay.matched(last.pcr(IMA_PCR)) is not None
+    )
+
+
+def _check_clock(earlier: Quote, later: Quote, where: str) -> None:
+    """Within one power cycle the clock never goes back, unless the machine's state did."""
+    if later.clock_info.clock < earlier.clock_info.clock:
+        raise Rejection(
+            Reason.COUNTERS,
+            f"the TPM's clock went back from {earlier.clock_info.clock} to"
+            f" {later.clock_info.clock} ms without a reset",
+            where=where,
+            flags=frozenset({Flag.ROLLBACK}),
+        )
+
+
+def _check_no_return(groups: Sequence[Sequence[Observation]]) -> None:
+    """Counters of a past power cycle never come back."""
+    past: set[tuple[int, int]] = set()
+    for group in groups:
+        pairs = {observation.quotes[0].clock_info.pair for observation in group}
+        if pairs & past:
+            raise Rejection(
+                Reason.COUNTERS,
+                f"resetCount, restartCount {min(pairs & past)} came back after a reset",
+                where=f"snapshot {group[0].name}",
+                flags=frozenset({Flag.ROLLBACK}),
+            )
+        past |= pairs
+
+
+def _first_epoch(first: Observation, lowest: int, boots: Sequence[Boot]) -> int:
+    """The epoch of the cold boot that `first` goes back to, by the harness' account."""
+    cold = [
+        boot.epoch
+        for boot in boots
+        if boot.transition is BootKind.COLD and lowest <= boot.epoch <= first.epoch
+    ]
+    return max(cold, default=min(lowest, first.epoch))

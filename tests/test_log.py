@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The list is read strictly, and every byte of it has exactly one meaning."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import pytest
+from evidence_maker import Rec, buf, fields, ng, pack, violation
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imakexec.attest.log import ByteOrder, Digest, MeasurementLog
+from imakexec.attest.reasons import Reason, Rejection
+
+# One ima-ng record as a little-endian guest writes it, byte by byte (ima_fs.c).
+GOLDEN_DATA = b"".join(
+    [
+        bytes.fromhex("28000000"),  # length of d-ng: 7 + 1 + 32
+        b"sha256:\0",
+        bytes(range(32)),
+        bytes.fromhex("0f000000"),  # length of n-ng, with its NUL
+        b"boot_aggregate\0",
+    ]
+)
+GOLDEN = b"".join(
+    [
+        bytes.fromhex("0a000000"),
+        hashlib.sha1(GOLDEN_DATA).digest(),
+        bytes.fromhex("06000000"),
+        b"ima-ng",
+        bytes.fromhex("3f000000"),
+        GOLDEN_DATA,
+    ]
+)
+
+
+def rejection(data: bytes, order: ByteOrder = ByteOrder.LITTLE) -> Rejection:
+    with pytest.raises(Rejection) as caught:
+        MeasurementLog.parse(data, order)
+    return caught.value
+
+
+def test_golden_record() -> None:
+    (record,) = MeasurementLog.parse(GOLDEN)
+    assert (record.index, record.offset, record.size) == (0, 0, len(GOLDEN))
+    assert (record.pcr, record.template.name, record.name) == (10, "ima-ng", "boot_aggregate")
+    assert record.file_digest == Digest("sha256", bytes(range(32)))
+    assert record.data == GOLDEN_DATA
+    assert record.digest == hashlib.sha1(GOLDEN_DATA).digest()
+    assert not record.is_violation
+    assert record.buf is None
+
+
+def test_size_of_an_ima_ng_record() -> None:
+    """87 bytes and the path, as the size arithmetic of the kernel has it."""
+    (record,) = MeasurementLog.parse(ng("/usr/bin/true").pack())
+    assert record.size == 87 + len("/usr/bin/true")
+
+
+def test_ima_buf_carries_its_content() -> None:
+    (record,) = MeasurementLog.parse(buf("kexec_load", b"payload").pack())
+    assert (record.name, record.buf) == ("kexec_load", b"payload")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "digest"),
+    [
+        ("ima-sig", (b"sha1:\0" + bytes(20), b"/a\0", b""), Digest("sha1", bytes(20))),
+        ("ima-ngv2", (b"verity:sha256:\0" + bytes(32), b"/a\0"), Digest("sha256", bytes(32))),
+        ("ima-sigv2", (b"ima:sha512:\0" + bytes(64), b"/a\0", b"s"), Digest("sha512", bytes(64))),
+        ("ima-modsig", (b"sha1:\0" + bytes(20), b"/a\0", b"", b"", b""), Digest("sha1", bytes(20))),
+        ("evm-sig", (b"sha1:\0" + bytes(20), b"/a\0", *[b""] * 7), Digest("sha1", bytes(20))),
+        ("d-ng|n-ng|sig", (b"sha1:\0" + bytes(20), b"/a\0", b""), Digest("sha1", bytes(20))),
+        ("n-ng|d-ng", (b"/a\0", b"sha1:\0" + bytes(20)), Digest("sha1", bytes(20))),
+    ],
+)
+def test_templates(name: str, parts: tuple[bytes, ...], digest: Digest) -> None:
+    (record,) = MeasurementLog.parse(Rec(name.encode(), fields(*parts)).pack())
+    assert (record.name, record.file_digest) == ("/a", digest)
+
+
+def test_unknown_template_is_read_but_means_nothing() -> None:
+    (record,) = MeasurementLog.parse(Rec(b"d-ng|new", fields(b"sha1:\0" + bytes(20), b"x")).pack())
+    assert record.template.fields is None
+    assert (record.event, record.file_digest, record.buf) == (None, None, None)
+
+
+def test_duplicate_field_means_nothing() -> None:
+    (record,) = MeasurementLog.parse(Rec(b"n-ng|n-ng", fields(b"/a\0", b"/b\0")).pack())
+    assert record.event is None
+
+
+def test_event_needs_its_nul() -> None:
+    data = fields(b"sha1:\0" + bytes(20), b"kexec_load")
+    (record,) = MeasurementLog.parse(Rec(b"ima-ng", data).pack())
+    assert record.event is None
+
+
+def test_digest_without_algorithm() -> None:
+    (record,) = MeasurementLog.parse(Rec(b"ima-ng", fields(bytes(20), b"/a\0")).pack())
+    assert record.file_digest is None
+
+
+def test_path_that_is_not_utf8() -> None:
+    data = fields(b"sha1:\0" + bytes(20), b"/\xff\0")
+    (record,) = MeasurementLog.parse(Rec(b"ima-ng", data).pack())
+    assert (record.event, record.name) == (b"/\xff", "/\\xff")
+
+
+def legacy(path: bytes, digest: bytes = bytes(range(20))) -> bytes:
+    hashed = digest + path.ljust(256, b"\0")
+    head = struct.pack("<I", 10) + hashlib.sha1(hashed).digest() + struct.pack("<I", 3) + b"ima"
+    return head + digest + struct.pack("<I", len(path)) + path
+
+
+def test_legacy_template_among_others() -> None:
+    log = MeasurementLog.parse(GOLDEN + legacy(b"/bin/sh") + GOLDEN)
+    record = log[1]
+    assert (len(log), record.name) == (3, "/bin/sh")
+    assert record.file_digest == Digest("sha1", bytes(range(20)))
+    hashed = [entry[2] for entry in log.extends()]
+    assert hashed[1] == bytes(range(20)) + b"/bin/sh".ljust(256, b"\0")
+    assert hashlib.sha1(hashed[1]).digest() == record.digest
+    assert hashed[0] == hashed[2] == GOLDEN_DATA
+
+
+def test_violation() -> None:
+    (record,) = MeasurementLog.parse(violation("/tmp/open").pack())
+    assert record.is_violation
+
+
+def test_big_endian() -> None:
+    content = fields(b"sha1:\0" + bytes(20), b"/a\0", order=">")
+    data = Rec(b"ima-ng", content).pack(">")
+    (record,) = MeasurementLog.parse(data, ByteOrder.BIG)
+    assert (record.pcr, record.name) == (10, "/a")
+    assert rejection(data).reason is Reason.PCR_INDEX
+
+
+def test_sequence() -> None:
+    log = MeasurementLog.parse(pack([ng("/a"), ng("/bb"), ng("/ccc")]))
+    assert [record.name for record in log] == ["/a", "/bb", "/ccc"]
+    assert log[-1].name == "/ccc"
+    assert [record.name for record in log[1:]] == ["/bb", "/ccc"]
+    with pytest.raises(IndexError):
+        log[3]
+    with pytest.raises(IndexError):
+        log[-4]
+
+
+def test_offsets() -> None:
+    log = MeasurementLog.parse(pack([ng("/a"), ng("/bb")]))
+    assert [log.offset(count) for count in range(3)] == [0, 89, 179]
+    assert [log.count_at(offset) for offset in (0, 88, 89, 179, 180)] == [0, None, 1, 2, None]
+
+
+def test_carrying() -> None:
+    log = MeasurementLog.parse(pack([ng("/a"), ng("/x/x/x"), ng("/b"), ng("/x")]))
+    assert list(log.carrying(b"/x")) == [1, 3]
+    # The end of one record and the start of the next are not one text.
+    assert list(log.carrying(b"/b\0\x0a")) == []
+
+
+def test_common_records() -> None:
+    records = [ng(f"/{n}") for n in range(9)]
+    whole = MeasurementLog.parse(pack(records))
+    for count in range(1, 9):
+        assert MeasurementLog.parse(pack(records[:count])).common_records(whole) == count
+        other = MeasurementLog.parse(pack([*records[:count], ng("/other"), *records[count + 1 :]]))
+        assert whole.common_records(other) == other.common_records(whole) == count
+    assert whole.common_records(MeasurementLog.parse(pack([ng("/x")]))) == 0
+
+
+def test_empty_list() -> None:
+    assert rejection(b"").reason is Reason.EMPTY_LIST
+
+
+@pytest.mark.parametrize("cut", range(1, len(GOLDEN)))
+def test_every_cut_is_found_and_placed(cut: int) -> None:
+    error = rejection(GOLDEN + GOLDEN[:cut])
+    assert error.reason is (Reason.TRAILING_BYTES if cut < 28 else Reason.SHORT_RECORD)
+    assert error.where == f"record 1 at offset {len(GOLDEN)}"
+
+
+def test_trailing_bytes() -> None:
+    assert rejection(GOLDEN + b"\0").reason is Reason.TRAILING_BYTES
+
+
+def resized(field: int, delta: int) -> bytes:
+    """The golden record with one field's length wrong."""
+    data = bytearray(GOLDEN)
+    at = 38 if field == 0 else 38 + 4 + 40
+    struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] + delta)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "delta"), [(0, 1), (0, -1), (0, 19), (0, 20), (1, 1), (1, -1), (1, 2**31)]
+)
+def test_fields_must_fill_the_data(field: int, delta: int) -> None:
+    error = rejection(resized(field, delta))
+    assert error.reason is Reason.FIELD_SUM
+    assert error.where == "record 0 at offset 0"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_fields_must_be_as_many_as_the_template_has(count: int) -> None:
+    data = fields(*[b"sha1:\0" + bytes(20)] * count)
+    assert rejection(Rec(b"ima-ng", data).pack()).reason is Reason.FIELD_SUM
+
+
+@pytest.mark.parametrize("name", [b"", b"ima\0ng", b"ima-\xff", b"x" * 196, b"ima ng"])
+def test_impossible_template_name(name: bytes) -> None:
+    assert rejection(Rec(name, fields(b"x")).pack()).reason is Reason.TEMPLATE_NAME
+
+
+def test_huge_template_name() -> None:
+    data = bytearray(GOLDEN)
+    struct.pack_into("<I", data, 24, 2**32 - 1)
+    assert rejection(bytes(data)).reason is Reason.SHORT_RECORD
+
+
+def test_impossible_pcr() -> None:
+    assert rejection(ng("/a", pcr=24).pack()).reason is Reason.PCR_INDEX
+
+
+@pytest.mark.parametrize("cut", [1, 7, 8, 30])
+def test_cut_legacy_record(cut: int) -> None:
+    assert rejection(legacy(b"/bin/sh")[:-cut]).reason is Reason.SHORT_RECORD
+
+
+def test_legacy_path_too_long() -> None:
+    assert rejection(legacy(b"/" * 256)).reason is Reason.FIELD_SUM
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_read_or_rejected(data: bytes) -> None:
+    try:
+        log = MeasurementLog.parse(data)
+    except Rejection:
+        return
+    assert log.offset(len(log)) == len(data)
+
+
+@given(st.lists(st.sampled_from([ng("/a"), buf("b", b"c"), violation("/v")]), min_size=1))
+def test_what_was_written_is_what_is_read(records: list[Rec]) -> None:
+    log = MeasurementLog.parse(pack(records))
+    assert [record.data for record in log] == [record.data for record in records]
+    assert [record.is_violation for record in log] == [record.violation for record in records]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replay gives what the TPM would hold, in all banks, and finds where a quoted value was."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from evidence_maker import SIZE, Machine, Rec, buf, ng, pack, violation
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imakexec.attest.log import MeasurementLog
+from imakexec.attest.replay import Replay, replay
+
+BANKS = ("sha1", "sha256", "sha384", "sha512")
+
+
+def naive(records: list[Rec], bank: str) -> bytes:
+    value = bytes(SIZE[bank])
+    for record in records:
+        if record.pcr == 10:
+            value = record.extend(bank, value)
+    return value
+
+
+def replayed(records: list[Rec], wanted: dict[str, list[bytes]] | None = None) -> Replay:
+    log = MeasurementLog.parse(pack(records))
+    return replay(log, BANKS, wanted or {bank: [] for bank in BANKS})
+
+
+def test_golden_chain() -> None:
+    """Two records, the second a violation, computed by hand."""
+    first = ng("/a")
+    for bank in BANKS:
+        make = getattr(hashlib, bank)
+        value = make(bytes(SIZE[bank]) + make(first.data).digest()).digest()
+        value = make(value + b"\xff" * SIZE[bank]).digest()
+        assert replayed([first, violation("/v")]).final[bank] == value
+
+
+RECORDS = st.lists(
+    st.one_of(
+        st.builds(lambda n: ng(f"/{n}"), st.integers(0, 99)),
+        st.builds(lambda n: violation(f"/{n}"), st.integers(0, 99)),
+        st.builds(lambda n: buf("event", bytes([n])), st.integers(0, 99)),
+        st.builds(lambda n: ng(f"/{n}", pcr=11), st.integers(0, 99)),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(RECORDS)
+def test_against_naive_replay(records: list[Rec]) -> None:
+    outcome = replayed(records)
+    assert outcome.final == {bank: naive(records, bank) for bank in BANKS}
+    assert list(outcome.violations) == [n for n, rec in enumerate(records) if rec.violation]
+    others = [n for n, rec in enumerate(records) if rec.pcr != 10]
+    assert outcome.uncovered == (others[0] if others else None)
+    assert outcome.contradiction is None
+
+
+@given(RECORDS.filter(lambda records: all(record.pcr == 10 for record in records)), st.data())
+def test_every_prefix_is_found_at_its_record(records: list[Rec], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(records)))
+    values = {bank: naive(records[:count], bank) for bank in BANKS}
+    outcome = replayed(records, {bank: [value] for bank, value in values.items()})
+    assert outcome.matched(values) == count
+
+
+def test_banks_must_match_at_the_same_record() -> None:
+    records = [ng("/a"), ng("/b")]
+    values = {bank: naive(records, bank) for bank in BANKS}
+    values["sha1"] = naive(records[:1], "sha1")
+    outcome = replayed(records, {bank: [value] for bank, value in values.items()})
+    assert outcome.records_at("sha1", values["sha1"]) == 1
+    assert outcome.records_at("sha256", values["sha256"]) == 2
+    assert outcome.matched(values) is None
+
+
+def test_one_bank_that_never_matches() -> None:
+    records = [ng("/a")]
+    values = {bank: naive(records, bank) for bank in BANKS} | {"sha256": bytes(32)}
+    outcome = replayed(records, {bank: [value] for bank, value in values.items()})
+    assert outcome.matched(values) is None
+
+
+def test_zero_is_not_a_match_of_nothing() -> None:
+    values = {bank: bytes(SIZE[bank]) for bank in BANKS}
+    outcome = replayed([ng("/a")], {bank: [value] for bank, value in values.items()})
+    assert outcome.matched(values) is None
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_self_contradiction(index: int) -> None:
+    records = [ng("/a"), ng("/b"), ng("/c")]
+    records[index] = ng("/x", digest=bytes(19) + b"\1")
+    assert replayed(records).contradiction == index
+
+
+def test_the_maker_and_its_machine_agree() -> None:
+    machine = Machine(BANKS)
+    machine.measure(ng("/a"), violation("/b"))
+    assert machine.pcr10 == {bank: naive(machine.records, bank) for bank in BANKS}
