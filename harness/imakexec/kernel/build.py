@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a request to a bootable kernel, cached by everything that decides its content.
+
+The key is made of inputs alone: the source's identity, the patches, the fragments and options, and
+the compiler. So a kernel that was built before is found without unpacking, configuring or looking
+at a tree. What is kept of a build is what a run needs and what evidence shows: boot image,
+configuration, System.map and log. vmlinux is not, at several times their size: it can be built
+again in seconds from the build folder.
+
+A build folder is kept per source and architecture. One that a kill interrupted is thrown away,
+because a truncated object file looks finished to make; ccache then has nearly all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imakexec import process
+from imakexec.arch import Arch
+from imakexec.deadline import Deadline
+from imakexec.errors import UserError
+from imakexec.kernel import config
+from imakexec.kernel.cache import DISK_FULL_TEXT, Cache, disk_full, explained
+from imakexec.kernel.series import PatchSeries
+from imakexec.kernel.source import SourceTree, debian_source, user_tree
+from imakexec.kernel.worktree import WorkTree
+from imakexec.progress import Progress, Step
+
+# Raise it when this module changes what a key stands for.
+_SCHEMA = 1
+_KIND = "kernel"
+_COMMON_FRAGMENT = "Kconfig.fragment"
+_DEFAULT_SERIES = "linux-6.1.y"
+_DEFAULT_EXTRA_MEMORY_KB = 40
+_SHOWN_COMPLAINTS = 20
+
+# Without these every build would differ from the last, and ccache would never hit.
+_REPRODUCIBLE = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "imakexec",
+    "KBUILD_BUILD_HOST": "imakexec",
+    "KBUILD_BUILD_VERSION": "1",
+}
+_WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
+_PRODUCT = re.compile(r"  [A-Z][A-Z0-9_]* +(\S+)")
+_COMPLAINT = re.compile(r"error|undefined reference|\*\*\*", re.IGNORECASE)
+_BANNER = re.compile(rb"Linux version [0-9][^\n\0]*(?=\n\0)")
+
+
+class BuildFailure(UserError):
+    """The tree with these patches and this configuration does not compile.
+
+    A request that cannot be carried out, like a patch that does not apply: no kernel ran, so there
+    is no verdict about one (GuestFailure), and the host did its part (InfraError).
+    """
+
+
+@dataclass(frozen=True)
+class KernelRequest:
+    """Which kernel to make.
+
+    Attributes:
+        arch: what it runs on.
+        base: "linux-X.Y": the source as Debian packages it.
+        kernel_tree: a tree of the user's instead.
+        patches: how many of the series to apply. None stands for all of the series that is meant
+            for the base, which for a base without one, and for a user's tree, is none at all.
+        extra_memory_kb: CONFIG_IMA_KEXEC_EXTRA_MEMORY_KB, in KiB. None stands for the project's
+            default where the kernel has the option.
+        symbols: further lines of a configuration fragment, e.g. "CONFIG_KASAN=y".
+    """
+
+    arch: Arch
+    base: str = "linux-6.1"
+    kernel_tree: Path | None = None
+    patches: int | None = None
+    extra_memory_kb: int | None = None
+    symbols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A kernel in the cache.
+
+    Attributes:
+        image: the boot image.
+        config: its .config.
+        system_map: its System.map.
+        log: what make said.
+        release: `uname -r`.
+        banner: the "Linux version ..." line with which it announces itself.
+        base: what it was built from, e.g. "linux-source-6.1 6.1.192-2" or the user's tree.
+        patches: the names of the patches applied, in order.
+        key: the content key.
+        extra_memory_kb: CONFIG_IMA_KEXEC_EXTRA_MEMORY_KB in KiB, None if it has no such option.
+        warnings: of the compiler and the build tools, for the files that this build compiled; a
+            file that was up to date in the build folder was reported by the build that made it.
+    """
+
+    image: Path
+    config: Path
+    system_map: Path
+    log: Path
+    release: str
+    banner: str
+    base: str
+    patches: tuple[str, ...]
+    key: str
+    extra_memory_kb: int | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request with its inputs read: all that decides the kernel's content."""
+
+    request: KernelRequest
+    source: SourceTree
+    series: PatchSeries
+    wanted: tuple[config.Wanted, ...]
+    compiler: str
+
+    @property
+    def key(self) -> str:
+        inputs = {
+            "schema": _SCHEMA,
+            "source": self.source.identity,
+            "patches": [patch.digest for patch in self.series.patches],
+            "symbols": sorted((symbol.name, symbol.value) for symbol in self.wanted),
+            "extra_memory_kb": self.request.extra_memory_kb,
+            "arch": self.request.arch.name,
+            "compiler": self.compiler,
+            "environment": _REPRODUCIBLE,
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def title(self) -> str:
+        return f"{self.source.base} with {len(self.series.patches)} patches"
+
+
+def build_kernel(
+    request: KernelRequest,
+    *,
+    project: Path,
+    cache: Cache,
+    progress: Progress,
+    deadline: Deadline,
+) -> KernelImage:
+    """Build the kernel, or find it built.
+
+    Args:
+        project: the folder that holds the fragments and `patches/`.
+
+    Raises:
+        BuildFailure: it does not compile.
+        UserError: no such base, a patch that does not apply, a symbol that the tree does not give.
+        InfraError: the host failed: network, disk, a missing tool, the deadline.
+    """
+    if request.kernel_tree is not None:
+        source = user_tree(request.kernel_tree, cache, progress, deadline)
+    else:
+        source = debian_source(request.base, cache, progress, deadline)
+    plan = _Plan(
+        request=request,
+        source=source,
+        series=choose_series(request, project),
+        wanted=tuple(_wanted(request, project)),
+        compiler=_compiler(deadline),
+    )
+    with progress.step(f"kernel {plan.title}") as step:
+        image = _load(plan, cache)
+        if image is not None:
+            step.done("cached")
+            return image
+        work = WorkTree(source, cache)
+        with cache.lock(work.lock_name, deadline, progress):
+            image = _load(plan, cache)
+            if image is None:
+                work.prepare(plan.series, step, deadline)
+                with cache.publish(_KIND, plan.key) as folder:
+                    _Build(plan, work, cache, step, deadline).into(folder)
+                image = _load(plan, cache)
+        assert image is not None
+        step.done(f"{image.release}, {image.image.stat().st_size / 2**20:.1f} MiB")
+    return image
+
+
+def choose_series(request: KernelRequest, project: Path) -> PatchSeries:
+    """The patches that the request means.
+
+    A series belongs to the base it is named after. On any other tree nothing is applied unasked;
+    asked for, the project's series is tried.
+
+    Raises:
+        UserError: the series is shorter than asked for, or broken.
+    """
+    folder = project / "patches" / f"{request.base}.y"
+    if request.kernel_tree is None and folder.is_dir():
+        series = PatchSeries.read(folder)
+        return series if request.patches is None else series.first(request.patches)
+    if not request.patches:
+        return PatchSeries()
+    return PatchSeries.read(project / "patches" / _DEFAULT_SERIES).first(request.patches)
+
+
+def _wanted(request: KernelRequest, project: Path) -> list[config.Wanted]:
+    return config.merge(
+        config.read_fragment(project / _COMMON_FRAGMENT),
+        config.read_fragment(project / request.arch.fragment),
+        config.parse(request.symbols, "the requested symbols"),
+    )
+
+
+def _compiler(deadline: Deadline) -> str:
+    """What compiles and links, with versions."""
+    return "\n".join(
+        process.run([tool, "--version"], deadline=deadline).output.partition("\n")[0]
+        for tool in ("gcc", "ld")
+    )
+
+
+def _load(plan: _Plan, cache: Cache) -> KernelImage | None:
+    entry = cache.lookup(_KIND, plan.key)
+    if entry is None:
+        return None
+    facts = json.loads((entry / "build.json").read_text(encoding="utf-8"))
+    return KernelImage(
+        image=entry / Path(plan.request.arch.kernel_image).name,
+        config=entry / "config",
+        system_map=entry / "System.map",
+        log=entry / "build.log",
+        release=facts["release"],
+        banner=facts["banner"],
+        base=plan.source.base,
+        patches=plan.series.names,
+        key=plan.key,
+        extra_memory_kb=facts["extra_memory_kb"],
+        warnings=tuple(facts["warnings"]),
+    )
+
+
+@dataclass
+class _Build:
+    """One run of make, in the build folder of the source and the architecture."""
+
+    plan: _Plan
+    work: WorkTree
+    cache: Cache
+    step: Step
+    deadline: Deadline
+    products: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def _objects(self) -> Path:
+        return self.work.folder / f"build-{self.plan.request.arch.name}"
+
+    @property
+    def _log(self) -> Path:
+        return self._objects / "build.log"
+
+    def into(self, folder: Path) -> None:
+        """Configure, compile and put what is kept into `folder`."""
+        unfinished = self._objects / "unfinished"
+        with explained(self.cache.root):
+            if unfinished.exists():
+                self.step.update("removing what an interrupted build left")
+                shutil.rmtree(self._objects)
+            self._objects.mkdir(exist_ok=True)
+            unfinished.touch()
+            self._log.unlink(missing_ok=True)
+        try:
+            actual = self._configure()
+            self._compile(actual)
+        except UserError:
+            # An orderly end: make has removed the targets that it could not finish.
+            unfinished.unlink()
+            raise
+        unfinished.unlink()
+        self._keep(folder, actual)
+
+    def _configure(self) -> Mapping[str, str]:
+        """Write .config and return its symbols, verified."""
+        self.step.update("configuring")
+        wanted = [*self.plan.wanted, *self._extra_memory()]
+        merged = self._objects / "wanted.config"
+        merged.write_text(config.render(wanted), encoding="utf-8")
+        settings = {"KCONFIG_ALLCONFIG": str(merged)}
+        self._make(["allnoconfig"], settings)
+        self._make(["olddefconfig"])
+        actual = config.values(self._objects / ".config")
+        config.verify(wanted, actual, self.work.tree)
+        return actual
+
+    def _extra_memory(self) -> list[config.Wanted]:
+        asked = self.plan.request.extra_memory_kb
+        if config.has_extra_memory(self.work.tree):
+            kb = _DEFAULT_EXTRA_MEMORY_KB if asked is None else asked
+            return [config.Wanted(config.EXTRA_MEMORY, str(kb), "--extra-memory-kb")]
+        if asked is None:
+            return []
+        raise UserError(
+            f"this kernel has no CONFIG_{config.EXTRA_MEMORY}: its log has no room to grow",
+            where=self.plan.title,
+            remedy="apply the whole series, or leave out --extra-memory-kb",
+        )
+
+    def _compile(self, actual: Mapping[str, str]) -> None:
+        if actual.get("OBJTOOL") == "y":
+            # Objtool and its libsubcmd both link tools/objtool/fixdep (tools/objtool/Makefile of
+            # 6.1), so that in a parallel build one can run it while the other writes it.
+            self._make(["tools/objtool"], on_line=self._watch)
+        jobs = len(os.sched_getaffinity(0))
+        self._make([f"-j{jobs}", self.plan.request.arch.kernel_target], on_line=self._watch)
+
+    def _watch(self, line: str) -> None:
+        product = _PRODUCT.match(line)
+        if product is not None:
+            self.products += 1
+            self.step.update(f"{self.products} files, {product[1]}")
+        elif _WARNING.search(line):
+            self.warnings.append(line)
+
+    def _make(
+        self,
+        arguments: list[str],
+        settings: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        """Run make out of tree.
+
+        Raises:
+            BuildFailure: it failed, though the disk is not full.
+        """
+        made = process.run(
+            [
+                "make",
+                f"--directory={self.work.tree}",
+                f"O={self._objects}",
+                f"ARCH={self.plan.request.arch.kernel_arch}",
+                "CC=ccache gcc",
+                "HOSTCC=ccache gcc",
+                "LOCALVERSION=",  # else a tree that is a git work tree gets a "+"
+                *arguments,
+            ],
+            env={**_environment(self.cache), **(settings or {})},
+            log=self._log,
+            on_line=on_line,
+            deadline=self.deadline,
+            check=False,
+        )
+        if made.returncode == 0:
+            return
+        if DISK_FULL_TEXT in made.output:
+            raise disk_full(self.cache.root)
+        complaints = [line for line in made.output.splitlines() if _COMPLAINT.search(line)]
+        raise BuildFailure(
+            f"make {arguments[-1]} failed for {self.plan.title}",
+            where=str(self._log),
+            remedy="correct the patch or the tree, or choose another --patches N",
+            tail="\n".join(complaints[:_SHOWN_COMPLAINTS]),
+        )
+
+    def _keep(self, folder: Path, actual: Mapping[str, str]) -> None:
+        image = self._objects / self.plan.request.arch.kernel_image
+        shutil.copyfile(image, folder / image.name)
+        shutil.copyfile(self._log, folder / self._log.name)
+        shutil.copyfile(self._objects / ".config", folder / "config")
+        shutil.copyfile(self._objects / "System.map", folder / "System.map")
+        extra = actual.get(config.EXTRA_MEMORY)
+        facts = {
+            "release": (self._objects / "include/config/kernel.release").read_text().strip(),
+            "banner": read_banner((self._objects / "vmlinux").read_bytes()),
+            "extra_memory_kb": None if extra is None else int(extra),
+            "warnings": self.warnings,
+        }
+        (folder / "build.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+
+
+def read_banner(vmlinux: bytes) -> str:
+    """`linux_banner` (init/version-timestamp.c) out of an uncompressed kernel, without its newline.
+
+    Raises:
+        ValueError: there is none.
+    """
+    match = _BANNER.search(vmlinux)
+    if match is None:
+        raise ValueError("no banner in this kernel image")
+    return match[0].decode()
+
+
+def _environment(cache: Cache) -> dict[str, str]:
+    """Nothing of the user's environment that could change the result and is not in the key."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("PATH", "HOME", "TMPDIR") or name.startswith("CCACHE_")
+    }
+    ours = {
+        "CCACHE_DIR": str(cache.root / "ccache"),
+        "CCACHE_NOHASHDIR": "1",
+        # Headers just made or just linked look too new to be trusted by their time, which costs
+        # half of the direct hits; the lock keeps them from changing while they are read.
+        "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime",
+    }
+    return {**ours, **kept, **_REPRODUCIBLE, "LC_ALL": "C"}

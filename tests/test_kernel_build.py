@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel is built once per content; what fails says whose fault it is.
+
+The tree here has a Makefile that answers like the kernel's in a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kernel_trees import MAKEFILE, make_patch, make_tree
+
+from imakexec.arch import X86_64
+from imakexec.deadline import Deadline
+from imakexec.errors import InfraError, UserError
+from imakexec.kernel import build
+from imakexec.kernel.build import (
+    BuildFailure,
+    KernelImage,
+    KernelRequest,
+    build_kernel,
+    choose_series,
+    read_banner,
+)
+from imakexec.kernel.cache import Cache
+from imakexec.progress import SilentProgress
+
+_BANNER = "Linux version 6.1.192 (u@h) (gcc) #1 SMP Thu Jan  1 00:00:00 UTC 1970"
+_RULES = rf"""
+allnoconfig:
+	cp $(KCONFIG_ALLCONFIG) $(O)/.config
+olddefconfig:
+	echo configured >> $(O)/runs
+bzImage:
+	sh ./compile
+	mkdir -p $(O)/arch/x86/boot $(O)/include/config
+	cat ima/log.c > $(O)/arch/x86/boot/bzImage
+	echo 6.1.192 > $(O)/include/config/kernel.release
+	printf '{_BANNER}\n\0' > $(O)/vmlinux
+	touch $(O)/System.map
+"""
+_COMPILE = "echo '  CC      ima/log.o'\n"
+_KCONFIG = "config IMA_KEXEC_EXTRA_MEMORY_KB\n\tint\n"
+
+_BUILDER = """
+import sys
+from pathlib import Path
+from imakexec.arch import X86_64
+from imakexec.deadline import Deadline
+from imakexec.kernel.build import KernelRequest, build_kernel
+from imakexec.kernel.cache import Cache
+from imakexec.progress import SilentProgress
+request = KernelRequest(X86_64, kernel_tree=Path(sys.argv[1]))
+build_kernel(request, project=Path(sys.argv[2]), cache=Cache(Path(sys.argv[3])),
+             progress=SilentProgress(), deadline=Deadline.after(60))
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = make_tree(tmp_path / "linux")
+    (folder / "Makefile").write_text(MAKEFILE + _RULES)
+    (folder / "compile").write_text(_COMPILE)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, tree: Path) -> Path:
+    """Fragments, and a series of one patch that changes log.c and brings the memory option."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "Kconfig.fragment").write_text("CONFIG_IMA=y\n")
+    (folder / X86_64.fragment).write_text("CONFIG_ACPI=y\n")
+    after = tmp_path / "after"
+    subprocess.run(["cp", "-a", str(tree), str(after)], check=True)
+    (after / "ima/log.c").write_text("patched\n")
+    (after / "security/integrity/ima").mkdir(parents=True)
+    (after / "security/integrity/ima/Kconfig").write_text(_KCONFIG)
+    (folder / "patches").mkdir()
+    make_patch(folder / "patches/linux-6.1.y", "1.patch", tree, after)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def request_(tree: Path) -> KernelRequest:
+    return KernelRequest(X86_64, kernel_tree=tree)
+
+
+def _build(request: KernelRequest, project: Path, cache: Cache) -> KernelImage:
+    return build_kernel(
+        request,
+        project=project,
+        cache=cache,
+        progress=SilentProgress(),
+        deadline=Deadline.after(30),
+    )
+
+
+def _runs(cache: Cache) -> int:
+    return sum(len(path.read_text().split()) for path in cache.root.glob("work/*/build-*/runs"))
+
+
+def test_what_is_built_is_described(request_: KernelRequest, project: Path, cache: Cache) -> None:
+    kernel = _build(request_, project, cache)
+    assert kernel.image.read_text().startswith("line 1\n")
+    assert kernel.config.read_text() == "CONFIG_IMA=y\nCONFIG_ACPI=y\n"
+    assert kernel.system_map.exists()
+    assert "CC      ima/log.o" in kernel.log.read_text()
+    assert (kernel.release, kernel.banner) == ("6.1.192", _BANNER)
+    assert (kernel.patches, kernel.extra_memory_kb, kernel.warnings) == ((), None, ())
+    assert kernel.base == str(request_.kernel_tree)
+
+
+def test_the_second_build_is_none(request_: KernelRequest, project: Path, cache: Cache) -> None:
+    first = _build(request_, project, cache)
+    assert _build(request_, project, cache) == first
+    assert _runs(cache) == 1
+
+
+def test_patches_change_kernel_and_options(
+    request_: KernelRequest, project: Path, cache: Cache
+) -> None:
+    plain = _build(request_, project, cache)
+    patched = _build(replace(request_, patches=1), project, cache)
+    assert patched.key != plain.key
+    assert patched.image.read_text() == "patched\n"
+    assert patched.patches == ("1.patch",)
+    assert patched.extra_memory_kb == 40
+    more = _build(replace(request_, patches=1, extra_memory_kb=8), project, cache)
+    assert more.extra_memory_kb == 8
+
+
+def test_everything_that_decides_the_content_is_in_the_key(
+    request_: KernelRequest,
+    project: Path,
+    cache: Cache,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = [_build(request_, project, cache).key]
+    keys.append(_build(replace(request_, symbols=("CONFIG_X=y",)), project, cache).key)
+    with (project / "Kconfig.fragment").open("a") as fragment:
+        fragment.write("CONFIG_TCG_TPM=y\n")
+    keys.append(_build(request_, project, cache).key)
+    (tree / "ima/log.c").write_text("edited\n")
+    keys.append(_build(request_, project, cache).key)
+    monkeypatch.setattr(build, "_compiler", lambda _deadline: "gcc 99")
+    keys.append(_build(request_, project, cache).key)
+    assert len(set(keys)) == len(keys)
+
+
+def test_extra_memory_that_the_kernel_cannot_have(
+    request_: KernelRequest, project: Path, cache: Cache
+) -> None:
+    with pytest.raises(UserError, match="no CONFIG_IMA_KEXEC_EXTRA_MEMORY_KB"):
+        _build(replace(request_, extra_memory_kb=8), project, cache)
+
+
+def test_a_symbol_that_vanishes_is_named(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    rules = _RULES.replace("cp $(KCONFIG_ALLCONFIG)", "grep -v ACPI $(KCONFIG_ALLCONFIG) >")
+    (tree / "Makefile").write_text(MAKEFILE + rules)
+    with pytest.raises(UserError) as caught:
+        _build(request_, project, cache)
+    fragment = project / X86_64.fragment
+    assert f"CONFIG_ACPI: wanted y ({fragment}:1), got n" in caught.value.tail
+
+
+def test_warnings_are_collected(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    (tree / "compile").write_text("echo 'ima/log.c:1:2: warning: unused'; echo 'WARNING: modpost'")
+    kernel = _build(request_, project, cache)
+    assert kernel.warnings == ("ima/log.c:1:2: warning: unused", "WARNING: modpost")
+
+
+def test_code_that_does_not_compile_is_the_requests_fault(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    (tree / "compile").write_text("echo 'ima/log.c:1:2: error: expected x'; exit 1")
+    with pytest.raises(BuildFailure) as caught:
+        _build(request_, project, cache)
+    assert caught.value.exit_code == 2
+    assert "ima/log.c:1:2: error: expected x" in caught.value.tail
+    assert "expected x" in Path(caught.value.where).read_text()
+    assert not list(cache.root.glob("kernel/*"))
+    (tree / "compile").write_text(_COMPILE)
+    assert _build(request_, project, cache).release == "6.1.192"
+    # What was compiled before the error is not compiled again.
+    assert _runs(cache) == 2
+
+
+def test_a_full_disk_is_the_hosts_fault(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    (tree / "compile").write_text("echo 'fatal error: x.s: No space left on device'; exit 1")
+    with pytest.raises(InfraError, match="no space left on the file system of the cache"):
+        _build(request_, project, cache)
+
+
+def test_the_users_environment_does_not_reach_the_build(
+    request_: KernelRequest,
+    project: Path,
+    cache: Cache,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KCFLAGS", "-O0")
+    monkeypatch.setenv("CCACHE_DIR", "/users/own")
+    (tree / "compile").write_text('echo "$KCFLAGS,$KBUILD_BUILD_USER,$CCACHE_DIR"')
+    log = _build(request_, project, cache).log.read_text()
+    assert "\n,imakexec,/users/own\n" in log
+
+
+def test_sigkill_while_compiling_leaves_a_sound_cache(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    objects = "$(O)/truncated.o"
+    rules = _RULES.replace(
+        "sh ./compile", f"test -e {objects} || {{ touch {objects}; sleep 300; }}"
+    )
+    (tree / "Makefile").write_text(MAKEFILE + rules)
+    arguments = [str(tree), str(project), str(cache.root)]
+    builder = subprocess.Popen([sys.executable, "-c", _BUILDER, *arguments])
+    deadline = Deadline.after(30)
+    while not list(cache.root.glob("work/*/build-*/truncated.o")):
+        assert not deadline.expired, "the build did not start"
+        time.sleep(0.01)
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.wait()
+    assert not list(cache.root.glob("kernel/*"))
+
+    (tree / "Makefile").write_text(MAKEFILE + _RULES)
+    (tree / "compile").write_text("ls $(O)")
+    kernel = _build(request_, project, cache)
+    assert kernel.release == "6.1.192"
+    assert not list(cache.root.glob("work/*/build-*/truncated.o"))
+    assert not list((cache.root / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "applied"),
+    [
+        ("linux-6.1", None, 1),
+        ("linux-6.1", 0, 0),
+        ("linux-6.1", 1, 1),
+        ("linux-7.3", None, 0),
+        ("linux-7.3", 1, 1),
+    ],
+)
+def test_a_series_belongs_to_its_base(
+    project: Path, base: str, asked: int | None, applied: int
+) -> None:
+    request = KernelRequest(X86_64, base=base, patches=asked)
+    assert len(choose_series(request, project).patches) == applied
+
+
+def test_a_users_tree_is_patched_only_when_asked(project: Path, tree: Path) -> None:
+    request = KernelRequest(X86_64, kernel_tree=tree)
+    assert choose_series(request, project).patches == ()
+    assert len(choose_series(replace(request, patches=1), project).patches) == 1
+
+
+def test_the_banner_is_found_among_format_strings() -> None:
+    text = f"%s version %s (x)\n\0Linux version %s\n\0{_BANNER}\n\0"
+    assert read_banner(text.encode()) == _BANNER
+    with pytest.raises(ValueError, match="no banner"):
+        read_banner(b"nothing")

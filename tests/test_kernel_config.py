@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fragments are merged and every symbol of theirs is verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imakexec.errors import UserError
+from imakexec.kernel import config
+from imakexec.kernel.config import Wanted
+
+_KCONFIG = """\
+menuconfig TPM
+\tbool "TPM"
+\tdepends on PCI && NET=y
+
+config LONELY
+\tbool "nothing to depend on"
+"""
+
+
+def test_both_forms_and_comments() -> None:
+    text = ["# SPDX", "", "CONFIG_A=y", "# CONFIG_B is not set", 'CONFIG_C="x y"']
+    assert config.parse(text, "f") == [
+        Wanted("A", "y", "f:3"),
+        Wanted("B", "n", "f:4"),
+        Wanted("C", '"x y"', "f:5"),
+    ]
+
+
+@pytest.mark.parametrize("line", ["A=y", "CONFIG_A", "CONFIG_A =y", "CONFIG_A="])
+def test_any_other_line_is_an_error_with_its_place(line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(["", line], "fragment")
+    assert line in caught.value.what
+    assert caught.value.where == "fragment:2"
+
+
+def test_a_missing_fragment_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        config.read_fragment(tmp_path / "Kconfig.fragment")
+    assert caught.value.where == str(tmp_path / "Kconfig.fragment")
+
+
+def test_the_last_of_several_counts() -> None:
+    first, second = Wanted("A", "y", "one:1"), Wanted("A", "n", "two:1")
+    assert config.merge([first, Wanted("B", "y", "one:2")], [second]) == [
+        second,
+        Wanted("B", "y", "one:2"),
+    ]
+
+
+def test_render_is_what_parse_reads() -> None:
+    wanted = config.parse(["CONFIG_A=y", "# CONFIG_B is not set"], "f")
+    again = config.parse(config.render(wanted).splitlines(), "f")
+    assert [(w.name, w.value) for w in again] == [("A", "y"), ("B", "n")]
+
+
+def test_what_came_out_as_wanted_passes(tmp_path: Path) -> None:
+    config.verify([Wanted("A", "y", "f:1"), Wanted("B", "n", "f:2")], {"A": "y"}, tmp_path)
+
+
+def test_every_missing_symbol_is_named_with_origin_and_cause(tmp_path: Path) -> None:
+    (tmp_path / "drivers").mkdir()
+    (tmp_path / "drivers/Kconfig").write_text(_KCONFIG)
+    wanted = [
+        Wanted("TPM", "y", "f:1"),
+        Wanted("GONE", "y", "f:2"),
+        Wanted("LONELY", "y", "f:3"),
+        Wanted("PCI", "n", "f:4"),
+    ]
+    with pytest.raises(UserError) as caught:
+        config.verify(wanted, {"PCI": "y"}, tmp_path)
+    assert caught.value.what.startswith("4 wanted symbols")
+    tpm, gone, lonely, pci = caught.value.tail.splitlines()
+    assert tpm == (
+        "CONFIG_TPM: wanted y (f:1), got n: "
+        "it depends on PCI && NET=y (drivers/Kconfig:3); not set: NET"
+    )
+    assert gone == "CONFIG_GONE: wanted y (f:2), got n: this tree has no such symbol"
+    assert "a menu around it is off" in lonely
+    assert pci.startswith("CONFIG_PCI: wanted n (f:4), got y")
+
+
+def test_extra_memory_is_found_in_the_trees_kconfig(tmp_path: Path) -> None:
+    assert not config.has_extra_memory(tmp_path)
+    kconfig = tmp_path / "security/integrity/ima/Kconfig"
+    kconfig.parent.mkdir(parents=True)
+    kconfig.write_text("config IMA\n")
+    assert not config.has_extra_memory(tmp_path)
+    kconfig.write_text("config IMA\nconfig IMA_KEXEC_EXTRA_MEMORY_KB\n\tint\n")
+    assert config.has_extra_memory(tmp_path)
+
+
+def test_the_projects_fragments_are_well_formed(pytestconfig: pytest.Config) -> None:
+    names = [
+        wanted.name
+        for path in sorted(pytestconfig.rootpath.glob("Kconfig*.fragment"))
+        for wanted in config.read_fragment(path)
+    ]
+    assert "IMA_KEXEC" in names
+    assert len(names) == len(set(names))
