@@ -53,6 +53,9 @@ class QuietWatch:
     def closed(self, what: str) -> ImaKexecError:
         return InfraError(f"{what} was closed")
 
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        return failure
+
 
 @dataclass
 class Room:
@@ -254,9 +257,8 @@ def test_tpm_commands_go_there_and_back(guest: Guest) -> None:
 
 def test_a_guest_without_a_tpm_says_so(guest: Guest, tmp_path: Path) -> None:
     (tmp_path / "tpm").unlink()
-    with pytest.raises(GuestOSError, match="/dev/tpmrm0") as failure:
+    with pytest.raises(GuestFailure, match="the guest has no TPM: /dev/tpmrm0: No such file"):
         guest.tpm(b"command", soon())
-    assert failure.value.errno == errno.ENOENT
 
 
 def header(*, version: int = 1, length: int = 0, crc: int = 0) -> bytes:

@@ -58,6 +58,9 @@ class Watch:
     def closed(self, what: str) -> ImaKexecError:
         return InfraError(f"{what} was closed")
 
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        return failure
+
 
 @dataclass
 class Wire:

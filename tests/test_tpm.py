@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from imakexec.deadline import Deadline
-from imakexec.errors import GuestFailure
+from imakexec.errors import GuestFailure, ImaKexecError
 from imakexec.machine.tpm import AttestationKey, Tpm
 
 pytestmark = pytest.mark.skipif(shutil.which("swtpm") is None, reason="needs swtpm")
@@ -50,6 +50,9 @@ class SoftwareTpm:
     def tpm_close(self, deadline: Deadline) -> None:
         assert not deadline.expired
         self.closes += 1
+
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        return failure
 
     def _exchange(self, command: bytes) -> bytes:
         self._connection.sendall(command)

@@ -11,7 +11,10 @@ A message always says what happened, where, and what to do next.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+import shutil
+from pathlib import Path
+from typing import ClassVar, Self
 
 
 class ImaKexecError(Exception):
@@ -55,6 +58,31 @@ class InfraError(ImaKexecError):
     """The host, QEMU, swtpm or a tool failed: no verdict about the kernel."""
 
     exit_code = 3
+
+    @classmethod
+    def refused(cls, what: str, error: OSError, path: Path | None = None) -> Self:
+        """The error for what the host's kernel or file system refused.
+
+        Args:
+            what: what could not be done ("the console cannot be recorded").
+            path: the file concerned, if `error` does not name it.
+        """
+        where = path if error.filename is None else Path(str(error.filename))
+        reason = error.strerror or str(error)
+        if where is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return cls(f"{what}: {reason}", where=str(where or ""), remedy="see the reason")
+        return cls(
+            f"{what}: {reason} ({free_mib(where):.0f} MiB free)",
+            where=str(where),
+            remedy="make room on that file system, or name a folder on another one: --out for the "
+            "evidence, XDG_CACHE_HOME for the cache, TMPDIR for the rest",
+        )
+
+
+def free_mib(path: Path) -> float:
+    """What is left of the file system that `path` is or would be on, in MiB."""
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(folder).free / 2**20
 
 
 class GuestFailure(ImaKexecError):

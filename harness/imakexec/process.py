@@ -12,9 +12,11 @@ which thread forked.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -45,6 +47,11 @@ for g in $groups; do kill -s KILL -- "-$g" 2>/dev/null; done
 printf %s "$paths" | while IFS= read -r path; do rm -rf -- "$path"; done
 """
 
+# A child tells the guardian of itself before it becomes the program, so that there is no moment in
+# which it runs and nobody knows it. If its parent was killed just before, the pipe cannot be
+# opened, and the program is not started.
+_INTRODUCED = 'echo "+group $$" >"$0" && exec "$@"'
+
 _TAIL_LINES = 40
 
 
@@ -58,17 +65,27 @@ class _Guardian:
 
     def tell(self, line: str) -> None:
         with self._lock:
-            # A forked copy of this process must not speak for its parent.
-            if self._pipe is None or self._owner != os.getpid():
-                self._pipe = self._start()
-                self._owner = os.getpid()
             try:
-                self._pipe.write(line.encode() + b"\n")
+                self._listening().write(line.encode() + b"\n")
             except BrokenPipeError:
                 raise InfraError(
                     "the guardian process that cleans up after the harness was killed",
                     remedy="run again, and look for what kills processes on this host (OOM?)",
                 ) from None
+
+    @property
+    def path(self) -> str:
+        """Where a child of this process can open the pipe to the guardian."""
+        with self._lock:
+            return f"/proc/{os.getpid()}/fd/{self._listening().fileno()}"
+
+    def _listening(self) -> IO[bytes]:
+        """The pipe to the guardian, which is started if there is none."""
+        # A forked copy of this process must not speak for its parent.
+        if self._pipe is None or self._owner != os.getpid():
+            self._pipe = self._start()
+            self._owner = os.getpid()
+        return self._pipe
 
     @staticmethod
     def _start() -> IO[bytes]:
@@ -92,7 +109,7 @@ _guardian = _Guardian()
 
 
 def remove_at_death(path: Path) -> None:
-    """Have `path` (a scratch folder) removed should this process be killed.
+    """Have `path` (scratch, which need not exist yet) removed when this process is gone.
 
     Raises:
         ValueError: the path holds a newline.
@@ -145,10 +162,10 @@ def spawn(
     Raises:
         InfraError: the program is missing or cannot be started.
     """
-    _guardian.tell("")  # start it first, so that registering below takes no time
+    _guardian.tell("")  # finds out whether it lives: a child without one is not started
     try:
         child = subprocess.Popen(
-            list(argv),
+            ["/bin/sh", "-c", _INTRODUCED, _guardian.path, _program(argv, env), *argv[1:]],
             cwd=cwd,
             env=None if env is None else dict(env),
             stdin=stdin,
@@ -163,7 +180,6 @@ def spawn(
             where=shlex.join(argv),
             remedy="run ./run_qemu.sh doctor: it names the packages this host lacks",
         ) from error
-    _guardian.tell(f"+group {child.pid}")
     try:
         yield child
     finally:
@@ -171,6 +187,18 @@ def spawn(
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _program(argv: Sequence[str], env: Mapping[str, str] | None) -> str:
+    """Where the program is, in the PATH that it will have.
+
+    Raises:
+        FileNotFoundError: nowhere.
+    """
+    found = shutil.which(argv[0], path=(os.environ if env is None else env).get("PATH"))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no such program in PATH", argv[0])
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ host boots again or QEMU or the KVM modules change.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -203,15 +202,19 @@ def recall(note: Path, key: Mapping[str, str]) -> KvmAnswer | None:
 
 
 def remember(note: Path, key: Mapping[str, str], answer: KvmAnswer) -> None:
-    """Write the answer down, all at once."""
-    note.parent.mkdir(parents=True, exist_ok=True)
+    """Write the answer down, all at once.
+
+    Raises:
+        InfraError: the file system refuses.
+    """
     content = json.dumps({"key": dict(key), "works": answer.works, "reason": answer.reason})
-    descriptor, name = tempfile.mkstemp(dir=note.parent, prefix=".kvm-")
+    draft = note.with_name(f".{note.name}.{secrets.token_hex(4)}")
+    process.remove_at_death(draft)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content + "\n")
-        Path(name).replace(note)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+        note.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(content + "\n")
+        draft.replace(note)
+    except OSError as error:
+        raise InfraError.refused("the answer about KVM cannot be kept", error, note) from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -139,6 +139,9 @@ class Wakeup(Protocol):
     def closed(self, what: str) -> ImaKexecError:
         """The error for an end of file on the connection `what`."""
 
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        """What to raise for a failure of the guest: itself, or what the host did to cause it."""
+
 
 class Channel:
     """Requests to the agent and their answers, for one thread at a time.
@@ -182,9 +185,11 @@ class Channel:
         """
         answer = self.call_or_hello(request, payload, deadline, doing=doing)
         if isinstance(answer, bytes):
-            raise GuestFailure(
-                f"another kernel started while {doing}",
-                remedy="read the console: something rebooted the guest or did a kexec unasked",
+            raise self._watch.explain(
+                GuestFailure(
+                    f"another kernel started while {doing}",
+                    remedy="read the console: something rebooted the guest or did a kexec unasked",
+                )
             )
         return answer
 

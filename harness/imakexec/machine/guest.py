@@ -10,12 +10,12 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import ETIMEDOUT
+from errno import ENODEV, ENOENT, ENXIO, ETIMEDOUT
 from pathlib import PurePosixPath
 from typing import Protocol, Self
 
 from imakexec.deadline import Deadline
-from imakexec.errors import GuestFailure
+from imakexec.errors import GuestFailure, ImaKexecError
 from imakexec.machine.channel import REQUEST_MAX, Answer, Channel, Request, Wakeup
 
 TOKEN_PARAMETER = "imakexec.token"
@@ -131,6 +131,7 @@ class Guest:
     """
 
     def __init__(self, machine: GuestMachine) -> None:
+        self._watch = machine.watch
         self._channel = Channel(machine.channel_socket, machine.watch)
 
     def wait_for_agent(self, deadline: Deadline, *, token: str) -> BootInfo:
@@ -139,9 +140,7 @@ class Guest:
         Raises:
             GuestFailure: another token: this is not the kernel that was asked for.
         """
-        boot = BootInfo.parse(self._channel.wait_for_hello(deadline))
-        _require_token(boot, token)
-        return boot
+        return self._greet(self._channel.wait_for_hello(deadline), token)
 
     def run(
         self, argv: Sequence[str], deadline: Deadline, *, check: bool = True, stdin: bytes = b""
@@ -164,13 +163,15 @@ class Guest:
         )
         result = _result(argv, answer)
         if answer.value == -ETIMEDOUT:
-            raise GuestFailure(
-                f"no end after {deadline.budget:.0f} s in the guest: {command}",
-                remedy="the command hangs, or a loaded host needs more time",
-                tail=result.text,
+            raise self._watch.explain(
+                GuestFailure(
+                    f"no end after {deadline.budget:.0f} s in the guest: {command}",
+                    remedy="the command hangs, or a loaded host needs more time",
+                    tail=result.text,
+                )
             )
         if check and result.code != 0:
-            raise _command_failed(result)
+            raise self._watch.explain(_command_failed(result))
         return result
 
     def replace_kernel(self, argv: Sequence[str], deadline: Deadline, *, token: str) -> BootInfo:
@@ -186,10 +187,8 @@ class Guest:
             doing=f"waiting for the kernel that {shlex.join(argv)} starts",
         )
         if isinstance(answer, Answer):
-            raise _command_failed(_result(argv, answer))
-        boot = BootInfo.parse(answer)
-        _require_token(boot, token)
-        return boot
+            raise self._watch.explain(_command_failed(_result(argv, answer)))
+        return self._greet(answer, token)
 
     def read_file(self, path: str | PurePosixPath, deadline: Deadline) -> bytes:
         """A whole file, also of a file system that does not tell sizes (proc, securityfs).
@@ -225,9 +224,20 @@ class Guest:
         The device stays open from one command to the next, and transient objects with it.
 
         Raises:
-            GuestOSError: the device is missing or its driver failed.
+            GuestFailure: the guest has no TPM.
+            GuestOSError: its driver failed.
         """
-        return self._call(Request.TPM, command, deadline, doing="using /dev/tpmrm0").output
+        absent = (ENOENT, ENXIO, ENODEV)
+        answer = self._call(Request.TPM, command, deadline, doing="using /dev/tpmrm0", allow=absent)
+        if -answer.value in absent:
+            raise self._watch.explain(
+                GuestFailure(
+                    f"the guest has no TPM: /dev/tpmrm0: {os.strerror(-answer.value)}",
+                    remedy="look for 'tpm' on the console: the kernel needs CONFIG_TCG_TPM and "
+                    "the driver of the machine's TPM",
+                )
+            )
+        return answer.output
 
     def tpm_close(self, deadline: Deadline) -> None:
         """Close /dev/tpmrm0, which flushes the objects; the next command opens it again."""
@@ -237,6 +247,10 @@ class Guest:
         """Ask the agent to introduce itself again: same kernel, new uptime."""
         answer = self._call(Request.HELLO, b"", deadline, doing="asking the agent for its boot")
         return BootInfo.parse(answer.output)
+
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        """What to raise for a failure that was noticed above this class (see `Watch.explain`)."""
+        return self._watch.explain(failure)
 
     def wait_for_shell(self, deadline: Deadline) -> None:
         """Wait until the shell that `imakexec.shell=` offered was left by its user."""
@@ -254,17 +268,21 @@ class Guest:
         """Call the agent; a negative value raises unless its errno is allowed."""
         answer = self._channel.call(request, payload, deadline, doing=doing)
         if answer.value < 0 and -answer.value not in allow:
-            raise GuestOSError(doing, -answer.value)
+            raise self._watch.explain(GuestOSError(doing, -answer.value))
         return answer
 
-
-def _require_token(boot: BootInfo, token: str) -> None:
-    if boot.token != token:
-        raise GuestFailure(
-            f"a kernel came up with {TOKEN_PARAMETER}={boot.token!r}, not {token!r}",
-            where=f"its command line: {boot.cmdline}",
-            remedy="read the console: another kernel than the one asked for was started",
-        )
+    def _greet(self, hello: bytes, token: str) -> BootInfo:
+        """Who says hello; it must be the kernel that has the token."""
+        boot = BootInfo.parse(hello)
+        if boot.token != token:
+            raise self._watch.explain(
+                GuestFailure(
+                    f"a kernel came up with {TOKEN_PARAMETER}={boot.token!r}, not {token!r}",
+                    where=f"its command line: {boot.cmdline}",
+                    remedy="read the console: another kernel than the one asked for was started",
+                )
+            )
+        return boot
 
 
 def _string(text: str) -> bytes:

@@ -7,6 +7,7 @@ that two runs could share, and no moment at which one side is not there yet.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.console import Console, ConsoleLine, Severity
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
 from imakexec.machine.monitor import Event, Monitor, MonitorClosed
-from imakexec.machine.swtpm import Swtpm, start_swtpm, swtpm_argv
+from imakexec.machine.swtpm import Swtpm, require_swtpm, start_swtpm, swtpm_argv
 from imakexec.machine.watch import Cause, Child, Expected, Sighting, Watch
 
 CHANNEL_NAME = "imakexec.agent"
@@ -114,6 +115,21 @@ def qemu_argv(config: MachineConfig, descriptors: Descriptors) -> tuple[str, ...
         ]
     # fmt: on
     return tuple(argv)
+
+
+def require_programs(arch: Arch) -> None:
+    """Find out, before anything takes long, whether a machine could be started at all.
+
+    Raises:
+        InfraError: QEMU or swtpm is missing.
+    """
+    if shutil.which(arch.qemu) is None:
+        raise InfraError(
+            f"there is no {arch.qemu} on this host",
+            where="PATH",
+            remedy="./run_qemu.sh installs it; ./run_qemu.sh doctor names all that is missing",
+        )
+    require_swtpm()
 
 
 def command_lines(config: MachineConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -279,9 +295,16 @@ class Machine:
         qemu = Child(self._process, "QEMU", log, Cause.QEMU_DIED, Cause.QEMU_EXITED)
         self.watch.add_child(qemu)
         if self.swtpm is not None:
-            child, log = self.swtpm.process, self.swtpm.log
-            swtpm = Child(child, "swtpm", log, Cause.SWTPM_DIED, Cause.SWTPM_EXITED)
-            self.watch.add_child(swtpm)
+            self.watch.add_child(
+                Child(
+                    self.swtpm.process,
+                    "swtpm",
+                    self.swtpm.log,
+                    Cause.SWTPM_DIED,
+                    Cause.SWTPM_EXITED,
+                    self.swtpm.complaint,
+                )
+            )
 
     def _switch_off(self) -> None:
         """End QEMU softly; what this does not end, `process.spawn` kills."""
@@ -315,8 +338,8 @@ class Machine:
             self.watch.report(Sighting(Cause.UNEXPECTED_BANNER, reset.what))
 
     def _console_failed(self, error: OSError) -> None:
-        what = f"the console cannot be recorded: {error.strerror or error}"
-        self.watch.report(Sighting(Cause.CONSOLE_LOST, what, self.console.path))
+        refused = InfraError.refused("the console cannot be recorded", error, self.console.path)
+        self.watch.report(Sighting(Cause.CONSOLE_LOST, refused.what, self.console.path))
 
     def _take_event(self, event: Event) -> None:
         sighting = read_event(event, qemu_log=self.run_dir / "qemu.log")

@@ -10,19 +10,19 @@ same keys in every run: an attestation key identifies the template, not one mach
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imakexec import process
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError, UserError
+from imakexec.errors import InfraError, UserError, free_mib
 
 BANKS = ("sha1", "sha256", "sha384", "sha512")
 """The PCR banks that swtpm can allocate."""
@@ -31,6 +31,8 @@ _REMEDY = "install it: apt-get install swtpm swtpm-tools"
 _SETUP_SECONDS = 60.0
 _QUIT_SECONDS = 0.5
 _STATE_FILE = "tpm2-00.permall"
+# In swtpm's log: swtpm_nvstore_dir.c and libtpms' TpmFail.c.
+_GAVE_UP = ("Error (fatal)", "Entering failure mode")
 
 
 def swtpm_argv(state: str, control: str, log: str) -> tuple[str, ...]:
@@ -61,12 +63,26 @@ class Swtpm:
         argv: its command line.
         log: its log file.
         connection: the socket that QEMU's chardev takes over; close it once QEMU has it.
+        state: the folder of its state.
     """
 
     process: subprocess.Popen[bytes]
     argv: tuple[str, ...]
     log: Path
     connection: socket.socket
+    state: Path
+
+    def complaint(self) -> str:
+        """Why the TPM answers nothing but errors, "" if it does not.
+
+        A TPM that cannot write its state enters failure mode, and the guest then finds none.
+        """
+        lines = self.log.read_text(errors="replace").splitlines()
+        reason = next((line for line in lines if any(word in line for word in _GAVE_UP)), None)
+        if reason is None:
+            return ""
+        room = f"{free_mib(self.state):.1f} MiB free for its state in {self.state.parent}"
+        return f"the TPM gave up: {reason} ({room})"
 
 
 @contextmanager
@@ -87,18 +103,15 @@ def start_swtpm(banks: Sequence[str], *, templates: Path, log: Path) -> Iterator
     """
     template = _template(banks, templates)
     ours, theirs = socket.socketpair()
-    with (
-        ours,
-        theirs,
-        _scratch_folder() as state,
-        log.open("wb") as output,
-    ):
-        shutil.copy(template, state / _STATE_FILE)
+    with ours, theirs, _scratch_folder() as state, ExitStack() as stack:
+        with _writing(state):
+            output = stack.enter_context(log.open("wb"))
+            shutil.copy(template, state / _STATE_FILE)
         argv = swtpm_argv(str(state), str(theirs.fileno()), str(log.absolute()))
         with process.spawn(argv, pass_fds=[theirs.fileno()], stdout=output) as child:
             theirs.close()
             try:
-                yield Swtpm(child, argv, log, ours)
+                yield Swtpm(child, argv, log, ours, state)
             finally:
                 _wait_for_end(child)
 
@@ -113,26 +126,43 @@ def _wait_for_end(child: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="imakexec-tpm-") as name:
-        folder = Path(name).resolve()
-        process.remove_at_death(folder)
+    folder = Path(tempfile.gettempdir()).resolve() / f"imakexec-tpm-{secrets.token_hex(8)}"
+    process.remove_at_death(folder)
+    try:
+        with _writing(folder):
+            folder.mkdir(mode=0o700)
         yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Explain what the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise InfraError.refused("the TPM's state cannot be written", error, path) from error
 
 
 def _template(banks: Sequence[str], templates: Path) -> Path:
     """The state file of a TPM with these banks that was made and never started."""
-    _check_banks(banks)
+    check_banks(banks)
     key = hashlib.sha256(f"{_version()} {','.join(banks)}".encode()).hexdigest()[:16]
     template = templates / f"tpm2-{'-'.join(banks)}-{key}"
     if not template.exists():
-        templates.mkdir(parents=True, exist_ok=True)
         with _scratch_folder() as folder:
             _make_state(folder, banks)
             _publish(folder / _STATE_FILE, template)
     return template
 
 
-def _check_banks(banks: Sequence[str]) -> None:
+def check_banks(banks: Sequence[str]) -> None:
+    """Refuse what swtpm cannot allocate.
+
+    Raises:
+        UserError: a bank is unknown or named twice, or there is none.
+    """
     unknown = [bank for bank in banks if bank not in BANKS]
     if unknown or not banks or len(set(banks)) != len(banks):
         raise UserError(
@@ -142,10 +172,19 @@ def _check_banks(banks: Sequence[str]) -> None:
         )
 
 
-def _version() -> str:
-    """swtpm's own words; a newer version may write a state that an older one cannot read."""
+def require_swtpm() -> None:
+    """Find out, before anything takes long, whether a TPM could be started at all.
+
+    Raises:
+        InfraError: swtpm or swtpm_setup is missing.
+    """
     if shutil.which("swtpm") is None or shutil.which("swtpm_setup") is None:
         raise InfraError("there is no swtpm on this host", where="PATH", remedy=_REMEDY)
+
+
+def _version() -> str:
+    """swtpm's own words; a newer version may write a state that an older one cannot read."""
+    require_swtpm()
     return process.run(["swtpm", "--version"], deadline=Deadline.after(_SETUP_SECONDS)).output
 
 
@@ -158,18 +197,20 @@ def _make_state(folder: Path, banks: Sequence[str]) -> None:
             "--pcr-banks", ",".join(banks),
         ],
         deadline=Deadline.after(_SETUP_SECONDS),
-        remedy="see the last lines; swtpm_setup needs a writable temporary folder",
+        remedy=f"see the last lines; swtpm_setup needs a temporary folder (TMPDIR) that can be "
+        f"written, and {folder.parent} has {free_mib(folder):.1f} MiB free",
     )
     # fmt: on
 
 
 def _publish(state: Path, template: Path) -> None:
     """Put a finished file in its place at once: a reader sees all of it or nothing."""
-    descriptor, name = tempfile.mkstemp(dir=template.parent, prefix=".tpm2-")
+    draft = template.with_name(f".{template.name}.{secrets.token_hex(4)}")
+    process.remove_at_death(draft)
     try:
-        with os.fdopen(descriptor, "wb") as copy:
-            copy.write(state.read_bytes())
-        Path(name).replace(template)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        with _writing(draft):
+            template.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(state.read_bytes())
+            draft.replace(template)
+    finally:
+        draft.unlink(missing_ok=True)

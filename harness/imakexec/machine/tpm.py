@@ -34,7 +34,7 @@ from tpm2_pytss.types import (
 )
 
 from imakexec.deadline import Deadline
-from imakexec.errors import GuestFailure
+from imakexec.errors import GuestFailure, ImaKexecError
 
 # The library's own complaints on stderr; every error reaches the caller as an exception.
 os.environ.setdefault("TSS2_LOG", "all+NONE")
@@ -97,6 +97,9 @@ class TpmTransport(Protocol):
 
     def tpm_close(self, deadline: Deadline) -> None:
         """Flush everything that was loaded."""
+
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        """What to raise for a failure of the TPM: itself, or what the host did to cause it."""
 
 
 class _GuestTcti(PyTCTI):  # type: ignore[misc]  # the library ships no type information
@@ -224,10 +227,11 @@ class Tpm:
             except TSS2_Exception as error:
                 if tcti.failure is not None:
                     raise tcti.failure from error
-                raise GuestFailure(
+                refusal = GuestFailure(
                     f"the TPM refused to {doing}: {error}",
                     remedy="see the log of swtpm and the console",
-                ) from error
+                )
+                raise self._guest.explain(refusal) from error
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ class Watch:
         self._ended_as_expected = False
         self._closing = False
         self._drains: list[Callable[[float], None]] = [console.drain]
+        self._watched: list[Child] = []
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._children = _ChildMonitor(self.report)
 
@@ -189,7 +190,8 @@ class Watch:
     # What observers call.
 
     def add_child(self, child: Child) -> None:
-        """Report the exit of a child."""
+        """Report the exit of a child, and know when it is stopped."""
+        self._watched.append(child)
         self._children.add(child)
 
     def add_drain(self, drain: Callable[[float], None]) -> None:
@@ -297,13 +299,39 @@ class Watch:
 
         What ended the machine at the last moment explains more than the lateness, and wins.
         """
-        return self._judge() or GuestFailure(
-            f"the guest hung: {deadline.budget:.1f} s passed {doing} ({self._phase()}; "
-            f"its console has been silent for {self._console.silent_for:.1f} s)",
-            where=str(self._console.path),
-            remedy="read the console; on a loaded host try again with more time",
-            tail=self._console.tail(),
+        return self.explain(
+            GuestFailure(
+                f"the guest hung: {deadline.budget:.1f} s passed {doing} ({self._phase()}; "
+                f"its console has been silent for {self._console.silent_for:.1f} s)",
+                remedy="read the console; on a loaded host try again with more time",
+            )
         )
+
+    def explain(self, failure: GuestFailure) -> ImaKexecError:
+        """What to raise for a failure of the guest that only its caller has noticed.
+
+        An end that was seen explains more, and wins; so does one that is about to be seen. A
+        process that is there and does not work is seen by nobody before something is late or
+        fails: the host is at fault then, and not the guest. Else it is the same failure, with the
+        console's path and tail.
+        """
+        if any(child.has_ended for child in self._watched):
+            self._wait_for_sighting()
+        ended = self._judge()
+        if ended is not None:
+            return ended
+        for child in self._watched:
+            if child.trouble:
+                return InfraError(
+                    f"{child.trouble} ({self._phase()})",
+                    where=str(child.log),
+                    remedy="nothing is known about the kernel; remove the cause, and run again",
+                    tail=self._console.tail(),
+                )
+        failure.where = failure.where or str(self._console.path)
+        shown = [failure.tail, "on the console:"] if failure.tail else []
+        failure.tail = "\n".join([*shown, self._console.tail()])
+        return failure
 
     def closed(self, what: str) -> ImaKexecError:
         """The error for an end of file: what ended the machine, if that becomes known.
@@ -311,14 +339,17 @@ class Watch:
         Args:
             what: the connection that closed ("the agent's channel").
         """
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._pending), _CLOSING_SECONDS)
+        self._wait_for_sighting()
         return self._judge() or InfraError(
             f"{what} was closed, but QEMU is still there ({self._phase()})",
             where=str(self._console.path),
             remedy="run again; if it happens again, keep the run's folder and report it",
             tail=self._console.tail(),
         )
+
+    def _wait_for_sighting(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._pending), _CLOSING_SECONDS)
 
     def _judge(self) -> ImaKexecError | None:
         """The real cause of what is pending, after the observers caught up."""
@@ -365,6 +396,7 @@ class Child:
         log: where its own messages are.
         died: what an exit with any status but 0 means.
         exited: what an exit with status 0 means.
+        complaint: says what is wrong with it by its own account, "" for nothing.
     """
 
     process: subprocess.Popen[bytes]
@@ -372,6 +404,30 @@ class Child:
     log: Path
     died: Cause
     exited: Cause
+    complaint: Callable[[], str] = str
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not work, though it is there; empty if it does, as far as one can see."""
+        if self._state in ("T", "t"):
+            pid = self.process.pid
+            return f"{self.name} (process {pid}) is stopped, by a signal or a debugger"
+        return self.complaint()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has exited, though nobody may have noticed it yet."""
+        return self._state in ("", "Z", "X")
+
+    @property
+    def _state(self) -> str:
+        """The letter of proc_pid_stat(5); empty for a process that is gone."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        # The name before the state can hold blanks and brackets.
+        return stat.rpartition(")")[2].split()[0]
 
     def sighting(self) -> Sighting:
         """What its end means; waits for it."""
