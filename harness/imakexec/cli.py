@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line: parses, calls one function per subcommand, maps results to exit codes.
+
+Without a subcommand it is the main job, so that `./run_qemu.sh --patches 0` does what it says.
+
+Everything but the parsing is imported by the subcommand that needs it: `imakexec verify` must
+run where there is neither QEMU nor a TPM library.
+"""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from imakexec import __version__, interruption
+from imakexec.arch import ARCHES
+from imakexec.errors import ImaKexecError, InfraError, UserError
+from imakexec.machine.accelerator import Accelerator
+from imakexec.options import Policy, ShellIn
+
+_OWN_OPTIONS = ("--help", "--version")  # all others are those of the main job
+
+_out = Console(soft_wrap=True)
+_err = Console(stderr=True, soft_wrap=True)
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Prove that Linux carries its IMA measurement log across kexec. "
+    "Without a command: run the main job.",
+)
+bench = typer.Typer(help="Measure, side by side with what it is compared with.")
+app.add_typer(bench, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"imakexec {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _without_command(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which."),
+    ] = False,
+) -> None:
+    """Hold the options that need no command; see `main`."""
+
+
+def main() -> None:
+    """Parse the command line and do what it says; ends with SystemExit."""
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OWN_OPTIONS):
+        arguments = ["run", *arguments]
+    app(arguments, prog_name="imakexec")
+
+
+def _finish(work: Callable[[], int]) -> NoReturn:
+    """Run a subcommand and end with its exit code, or with the one of its error."""
+    try:
+        code = work()
+    except Exception as error:
+        interruption.check()  # an error that only says that a signal came is none
+        code = _report(error)
+    raise typer.Exit(code)
+
+
+def _report(error: Exception) -> int:
+    """Print an error and return its exit code.
+
+    What no room of the house has explained says nothing about a kernel either.
+    """
+    if isinstance(error, OSError):
+        error = InfraError.refused("this host refused an operation", error)
+    if isinstance(error, ImaKexecError):
+        _err.print(f"imakexec: {error}", markup=False, highlight=False)
+        return error.exit_code
+    traceback.print_exception(error)
+    _err.print("imakexec: a mistake in imakexec itself: please report it with the lines above")
+    return InfraError.exit_code
+
+
+# Options that several commands share.
+_Base = Annotated[str, typer.Option(help="Kernel source package: linux-6.1, linux-6.12, ...")]
+_Tree = Annotated[
+    Path | None, typer.Option(help="A kernel tree of your own instead; it is never modified.")
+]
+_Patches = Annotated[
+    int | None,
+    typer.Option(min=0, help="Apply only the first N patches of the series; 0: the plain base."),
+]
+_Extra = Annotated[
+    int | None,
+    typer.Option(min=0, help="IMA_KEXEC_EXTRA_MEMORY_KB (default: 40 where the kernel has it)."),
+]
+_Accel = Annotated[Accelerator | None, typer.Option(help="Force it; default: find out.")]
+_Banks = Annotated[str, typer.Option(help="PCR banks of the TPM, separated by commas.")]
+
+
+@app.command("run")
+def run_command(
+    *,
+    base: _Base = "linux-6.1",
+    kernel_tree: _Tree = None,
+    patches: _Patches = None,
+    extra_memory_kb: _Extra = None,
+    next_kernel: Annotated[
+        Path | None, typer.Option(help="Boot image to kexec into (default: the same kernel).")
+    ] = None,
+    arch: Annotated[str, typer.Option(help="Architecture of the guest.")] = "x86_64",
+    accel: _Accel = None,
+    banks: _Banks = "sha1,sha256",
+    files: Annotated[
+        int, typer.Option(min=0, help="Records to measure between load and execute.")
+    ] = 25,
+    cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
+    policy: Annotated[
+        Policy, typer.Option(help="The kernel's tcb and critical_data, or one that /init loads.")
+    ] = Policy.BUILTIN,
+    cpus: Annotated[int, typer.Option(min=1, help="Virtual CPUs.")] = 1,
+    memory_mib: Annotated[int, typer.Option(min=128, help="Guest memory in MiB.")] = 512,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the evidence; it must be new or empty.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep kernels and initramfs with the evidence.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the judgement for machines.")
+    ] = None,
+    shell: Annotated[
+        ShellIn | None, typer.Option(help="Stop for an interactive shell in the guest.")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the guest's console live.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the QEMU and swtpm commands, start neither.")
+    ] = False,
+) -> None:
+    """Take a kernel through kexec and prove its measurement log with TPM quotes."""
+
+    def work() -> int:
+        from imakexec import job
+        from imakexec.kernel.build import KernelRequest
+        from imakexec.machine.qemu import command_lines
+        from imakexec.project import find_project
+        from imakexec.report import live, terminal
+        from imakexec.report.machine import require_writable, write_json
+
+        require_writable(json_file)
+        if arch not in ARCHES:
+            raise UserError(
+                f"no architecture {arch!r}", where="--arch", remedy=f"one of: {', '.join(ARCHES)}"
+            )
+        request = KernelRequest(
+            base=base,
+            kernel_tree=kernel_tree,
+            patches=patches,
+            extra_memory_kb=extra_memory_kb,
+            arch=ARCHES[arch],
+        )
+        options = job.JobOptions(
+            kernel=request,
+            next_kernel=next_kernel,
+            arch=ARCHES[arch],
+            accelerator=accel,
+            banks=tuple(banks.split(",")),
+            files=files,
+            cmdline=cmdline,
+            policy=policy,
+            cpus=cpus,
+            memory_mib=memory_mib,
+            out=out,
+            keep=keep,
+            shell=shell,
+        )
+        progress = live.TerminalProgress(_err, live=not verbose and shell is None)
+        workshop = job.Workshop(find_project(), progress)
+        if dry_run:
+            for argv in command_lines(job.machine_config(workshop.prepare(options), options)):
+                _out.print(terminal.shell_command(argv), markup=False, highlight=False)
+            return 0
+        show = live.console_printer(_err) if verbose else None
+        result = job.run_main_job(workshop, options, on_line=show)
+        terminal.print_complaints(_err, result.complaints)
+        terminal.print_judgement(_out, result.judgement, folder=result.folder)
+        if json_file is not None:
+            write_json(json_file, result.judgement, folder=result.folder)
+        return result.judgement.exit_code
+
+    _finish(work)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An evidence folder of the main job.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the judgement for machines.")
+    ] = None,
+) -> None:
+    """Judge an evidence folder again: no VM, no TPM, no network."""
+
+    def work() -> int:
+        from imakexec.attest import judge_folder
+        from imakexec.report import terminal
+        from imakexec.report.machine import write_json
+
+        judgement = judge_folder(folder)
+        terminal.print_judgement(_out, judgement, folder=folder)
+        if json_file is not None:
+            write_json(json_file, judgement, folder=folder)
+        return judgement.exit_code
+
+    _finish(work)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def test(context: typer.Context) -> None:
+    """Run `pytest tests harness`; further arguments go to pytest."""
+
+    def work() -> int:
+        from imakexec.project import find_project
+
+        os.chdir(find_project())
+        arguments = ["tests", "harness", *context.args]
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+
+    _finish(work)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this host has, what is missing, and which accelerator works and why."""
+
+    def work() -> int:
+        from imakexec.doctor import examine
+        from imakexec.report import health, live
+
+        report = examine(live.TerminalProgress(_err))
+        health.print_doctor(_out, report)
+        return 0 if report.healthy else 1
+
+    _finish(work)
+
+
+@bench.command("roundtrip")
+def bench_roundtrip(
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 5,
+    accel: _Accel = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures for machines.")
+    ] = None,
+) -> None:
+    """Time the main job against the same two boots under a bare QEMU with a scripted init."""
+
+    def work() -> int:
+        from imakexec.bench import roundtrip
+        from imakexec.report import live, terminal
+        from imakexec.report.machine import require_writable, write_document
+
+        require_writable(json_file)
+        figures = roundtrip(live.TerminalProgress(_err), runs=runs, accelerator=accel)
+        terminal.print_figures(_out, figures)
+        if json_file is not None:
+            write_document(json_file, figures.to_json())
+        return 0
+
+    _finish(work)

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The main job: make a kernel and a guest, take the kernel through kexec, judge the evidence.
+
+The command and the tests both start here. `Workshop` makes what a run needs (kernels, images, the
+accelerator's choice), `open_session` starts a machine that records evidence, and `round_trip` is
+what the job does with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import platform
+import secrets
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from imakexec import __version__, attest, scenario
+from imakexec.arch import X86_64, Arch
+from imakexec.deadline import Deadline
+from imakexec.errors import InfraError, UserError
+from imakexec.evidence import EvidenceWriter
+from imakexec.kernel.build import KernelImage, KernelRequest, build_kernel
+from imakexec.kernel.cache import Cache
+from imakexec.kernel.guest_image import GuestImage, build_guest_image
+from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
+from imakexec.machine.console import ConsoleLine
+from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
+from imakexec.machine.qemu import Machine, MachineConfig, require_programs
+from imakexec.machine.swtpm import check_banks
+from imakexec.options import Policy, ShellIn
+from imakexec.process import run
+from imakexec.progress import Progress
+from imakexec.scenario import Session
+
+# Making a kernel from nothing takes four minutes on two cores; a slow host may need ten times that.
+_BUILD_SECONDS = 3600.0
+_IMAGE_SECONDS = 600.0
+_SHELL_SECONDS = 24 * 3600.0
+_VERSION_SECONDS = 20.0
+_KEPT_RUNS = 50
+_GUEST_POLICY = "/etc/ima/policy"
+_BUILTIN_POLICY = "ima_policy=tcb|critical_data"
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What the main job is asked to do.
+
+    Attributes:
+        kernel: the kernel that boots.
+        next_kernel: a boot image to kexec into; None for the same one.
+        arch: architecture of the guest.
+        accelerator: forced, or None to find out.
+        banks: PCR banks of the TPM.
+        files: records to measure between load and execute.
+        cmdline: what is added to the kernel command line.
+        policy: which IMA policy measures.
+        cpus: virtual CPUs.
+        memory_mib: guest RAM in MiB.
+        out: folder for the evidence; None for one below the user's cache.
+        keep: whether the images are copied to the evidence too.
+        shell: where to stop for a shell; None for not at all.
+    """
+
+    kernel: KernelRequest
+    next_kernel: Path | None = None
+    arch: Arch = X86_64
+    accelerator: Accelerator | None = None
+    banks: tuple[str, ...] = ("sha1", "sha256")
+    files: int = 25
+    cmdline: str = ""
+    policy: Policy = Policy.BUILTIN
+    cpus: int = 1
+    memory_mib: int = 512
+    out: Path | None = None
+    keep: bool = False
+    shell: ShellIn | None = None
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came out of the main job.
+
+    Attributes:
+        folder: the evidence.
+        judgement: the verifier's.
+        complaints: forbidden kernel messages, of both kernels.
+    """
+
+    folder: Path
+    judgement: attest.Judgement
+    complaints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a machine of the main job is made of.
+
+    Attributes:
+        kernel: the kernel that boots.
+        next_image: the boot image that kexec goes into.
+        next_banner: its "Linux version ..." line; "" for an image that we did not build.
+        image: the guest.
+        accelerator: how it runs, and why.
+    """
+
+    kernel: KernelImage
+    next_image: Path
+    next_banner: str
+    image: GuestImage
+    accelerator: AcceleratorChoice
+
+
+class Workshop:
+    """Makes what a run needs, cached by content.
+
+    Args:
+        project: the checkout: patches, fragments, images.
+        progress: where the steps are shown.
+        cache: None for the user's.
+    """
+
+    def __init__(self, project: Path, progress: Progress, cache: Cache | None = None) -> None:
+        self.project = project
+        self.progress = progress
+        self.cache = cache if cache is not None else Cache()
+
+    def kernel(self, request: KernelRequest) -> KernelImage:
+        """Build the kernel, or find it built.
+
+        Raises:
+            UserError: the request cannot be carried out.
+            GuestFailure: the tree under test does not compile.
+            InfraError: the host failed.
+        """
+        return build_kernel(
+            request,
+            project=self.project,
+            cache=self.cache,
+            progress=self.progress,
+            deadline=Deadline.after(_BUILD_SECONDS),
+        )
+
+    def image(self, next_kernel: Path, arch: Arch) -> GuestImage:
+        """Pack the guest whose kexec goes into `next_kernel`, or find it packed."""
+        return build_guest_image(
+            next_kernel,
+            arch=arch,
+            project=self.project,
+            cache=self.cache,
+            progress=self.progress,
+            deadline=Deadline.after(_IMAGE_SECONDS),
+        )
+
+    def accelerator(
+        self, arch: Arch, forced: Accelerator | None, kernel: Path
+    ) -> AcceleratorChoice:
+        """Choose the accelerator that runs `kernel`, and say which and why."""
+        choice = probe_accelerator(arch, forced=forced, memory=self.cache.root, kernel=kernel)
+        self.progress.note(f"accelerator: {choice.accelerator} ({choice.reason})")
+        return choice
+
+    def prepare(self, options: JobOptions) -> Prepared:
+        """Make or find all that the main job runs on.
+
+        Raises:
+            UserError: the request cannot be carried out.
+            GuestFailure: the tree under test does not compile.
+            InfraError: the host failed.
+        """
+        check_options(options)
+        kernel = self.kernel(options.kernel)
+        next_image = options.next_kernel or kernel.image
+        return Prepared(
+            kernel=kernel,
+            next_image=next_image,
+            next_banner="" if options.next_kernel else kernel.banner,
+            image=self.image(next_image, options.arch),
+            accelerator=self.accelerator(options.arch, options.accelerator, kernel.image),
+        )
+
+    @property
+    def templates(self) -> Path:
+        """Where TPM states are kept between runs."""
+        return self.cache.root / "tpm"
+
+
+def check_options(options: JobOptions) -> None:
+    """Refuse, before anything takes long, what would be refused in the end.
+
+    Raises:
+        UserError: no such kernel to execute, no such PCR bank, or an evidence folder in use.
+    """
+    if options.next_kernel is not None and not options.next_kernel.is_file():
+        raise UserError(
+            "the kernel to execute is not a file",
+            where=f"--next-kernel {options.next_kernel}",
+            remedy="name a boot image, such as arch/x86/boot/bzImage of a kernel build",
+        )
+    check_banks(options.banks)
+    out = options.out
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(
+            "the evidence folder exists already and is not an empty folder",
+            where=f"--out {out}",
+            remedy="name another folder, or remove this one",
+        )
+
+
+def kernel_cmdline(options: JobOptions) -> str:
+    """The command line of every kernel of a run, without its token.
+
+    The root must be a ramfs: the "tcb" policy leaves tmpfs out, and nothing would be measured.
+    """
+    policy = _BUILTIN_POLICY
+    if options.policy is Policy.LOADED:
+        policy = f"{POLICY_PARAMETER}={_GUEST_POLICY}"
+    words = [f"console={options.arch.console}", "panic=-1", "rootfstype=ramfs", policy]
+    return " ".join([*words, options.cmdline]).strip()
+
+
+def machine_config(prepared: Prepared, options: JobOptions) -> MachineConfig:
+    """The machine that boots the prepared kernel with a random token on its command line."""
+    token = scenario.new_token()
+    words = [kernel_cmdline(options), f"{TOKEN_PARAMETER}={token}"]
+    if options.shell is ShellIn.BOOT:
+        words.append(f"{SHELL_PARAMETER}={options.arch.shell_console}")
+    return MachineConfig(
+        arch=options.arch,
+        kernel=prepared.kernel.image,
+        initrd=prepared.image.initrd,
+        cmdline=" ".join(words),
+        accelerator=prepared.accelerator.accelerator,
+        memory_mib=options.memory_mib,
+        cpus=options.cpus,
+        banks=options.banks,
+        shell=options.shell is not None,
+        token=token,
+    )
+
+
+def new_run_folder(cache: Cache) -> Path:
+    """A folder for the evidence of one run, below the user's cache; only the last few are kept."""
+    runs = cache.root / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    for old in sorted(path for path in runs.iterdir() if path.is_dir())[:-_KEPT_RUNS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+@contextmanager
+def open_session(
+    workshop: Workshop,
+    prepared: Prepared,
+    options: JobOptions,
+    folder: Path,
+    *,
+    on_line: Callable[[ConsoleLine], None] | None = None,
+) -> Iterator[Session]:
+    """Start a machine that records evidence in `folder` for as long as the context lasts.
+
+    Console, logs and command lines are part of the evidence however the context ends.
+
+    Args:
+        on_line: called with each console line, to show it.
+
+    Raises:
+        UserError: there is something at `folder` already.
+        InfraError: QEMU or swtpm cannot be started.
+    """
+    # The TPM software stack loads while the guest boots: neither has to wait for the other.
+    threading.Thread(
+        target=importlib.import_module, args=("imakexec.machine.tpm",), daemon=True
+    ).start()
+    config = machine_config(prepared, options)
+    with EvidenceWriter.create(folder) as evidence:
+        machine = Machine(config, folder, templates=workshop.templates, on_line=on_line)
+        try:
+            with machine:
+                evidence.set_run(_describe_run(config, prepared))
+                _add_command_lines(evidence, machine)
+                yield Session(machine, evidence, workshop.progress, kernel_cmdline(options))
+        except BaseException:
+            # What ended the run matters more than a disk that cannot take the last of it.
+            with suppress(InfraError):
+                _add_files(evidence, prepared, keep=options.keep)
+            raise
+        _add_files(evidence, prepared, keep=options.keep)
+
+
+def run_main_job(
+    workshop: Workshop,
+    options: JobOptions,
+    *,
+    on_line: Callable[[ConsoleLine], None] | None = None,
+) -> JobResult:
+    """Boot, load, measure, execute, and judge.
+
+    Args:
+        on_line: called with each line of the guest's console.
+
+    Raises:
+        UserError: the request cannot be carried out.
+        GuestFailure: the kernel under test failed before there was anything to judge.
+        InfraError: the host failed.
+    """
+    require_programs(options.arch)
+    prepared = workshop.prepare(options)
+    folder = options.out if options.out is not None else new_run_folder(workshop.cache)
+    with open_session(workshop, prepared, options, folder, on_line=on_line) as session:
+        complaints = round_trip(session, options, next_banner=prepared.next_banner)
+    return JobResult(folder, attest.judge_folder(folder), complaints)
+
+
+def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tuple[str, ...]:
+    """The steps of the main job on a machine that was just started.
+
+    Returns:
+        The forbidden kernel messages that were seen.
+
+    Raises:
+        GuestFailure: the kernel under test failed.
+        InfraError: the host failed.
+    """
+    progress = session.progress
+    with progress.step("boot kernel A") as step:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "boot")
+        step.done(f"TPM banks {', '.join(session.banks)}")
+    if options.shell is ShellIn.BOOT:
+        _offer_shell(session)
+    with progress.step("load kernel B"):
+        loaded = scenario.kexec_load(session, shell=options.shell is ShellIn.KEXEC)
+    with progress.step(f"measure {options.files} new files and programs"):
+        scenario.generate_activity(session, options.files)
+        scenario.take_snapshot(session, "before-execute")
+    with progress.step("execute kernel B"):
+        scenario.kexec_execute(session, loaded, banner=next_banner)
+    if options.shell is ShellIn.KEXEC:
+        _offer_shell(session)
+    with progress.step("quote, read the log, quote"):
+        scenario.take_snapshot(session, "after", quote_after=True)
+        said = scenario.kernel_log(session)
+    return loaded.complaints + scenario.complaints(said)
+
+
+def _offer_shell(session: Session) -> None:
+    session.progress.note("a shell in the guest; leave it with `exit` to go on")
+    session.guest.wait_for_shell(Deadline.after(_SHELL_SECONDS))
+
+
+def _describe_run(config: MachineConfig, prepared: Prepared) -> dict[str, object]:
+    """Metadata for people: nothing in it is judged."""
+    kernel = prepared.kernel
+    return {
+        "harness": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "qemu": tool_version(config.arch.qemu),
+            "swtpm": tool_version("swtpm"),
+        },
+        "accelerator": {
+            "name": prepared.accelerator.accelerator.value,
+            "reason": prepared.accelerator.reason,
+        },
+        "guest": {"packages": list(prepared.image.packages), "image": prepared.image.key},
+        "machine": {"cpus": config.cpus, "memory_mib": config.memory_mib, "banks": config.banks},
+        "kernel": {
+            "base": kernel.base,
+            "patches": list(kernel.patches),
+            "release": kernel.release,
+            "banner": kernel.banner,
+            "key": kernel.key,
+            "extra_memory_kb": kernel.extra_memory_kb,
+        },
+        "next_kernel": {
+            "same": prepared.next_image == kernel.image,
+            "sha256": hashlib.sha256(prepared.next_image.read_bytes()).hexdigest(),
+        },
+    }
+
+
+def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> None:
+    for name in ("console.log", "qemu.log", "swtpm.log"):
+        if (evidence.folder / name).is_file():
+            evidence.add_file(name, evidence.folder / name)
+    evidence.add_file("kernel.config", prepared.kernel.config)
+    if keep:
+        evidence.add_file("kernel-a", prepared.kernel.image)
+        evidence.add_file("kernel-b", prepared.next_image)
+        evidence.add_file("initramfs", prepared.image.initrd)
+        evidence.add_file("System.map", prepared.kernel.system_map)
+
+
+def _add_command_lines(evidence: EvidenceWriter, machine: Machine) -> None:
+    """Add the commands as they were run, one word quoted for a shell per argument."""
+    evidence.add_file("qemu.cmd", f"{shlex.join(machine.argv)}\n".encode())
+    if machine.swtpm is not None:
+        evidence.add_file("swtpm.cmd", f"{shlex.join(machine.swtpm.argv)}\n".encode())
+
+
+def tool_version(program: str) -> str:
+    """The first line of `program --version`.
+
+    Raises:
+        InfraError: it is missing or does not answer.
+    """
+    asked = run([program, "--version"], deadline=Deadline.after(_VERSION_SECONDS))
+    return asked.output.partition("\n")[0]
