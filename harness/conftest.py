@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Options and fixtures of the tests that boot kernels.
+
+Kernels are named by what they are: `patched` has the whole series and room for late records,
+`tight` has the whole series and half a page, `plain` is the base without any patch: the control.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pytest
+from rich.console import Console
+
+from imakexec import job
+from imakexec.arch import X86_64
+from imakexec.attest import Judgement, MeasurementLog, judge_folder
+from imakexec.errors import InfraError
+from imakexec.evidence import Evidence
+from imakexec.job import JobOptions, Workshop
+from imakexec.kernel.build import KernelImage, KernelRequest
+from imakexec.kernel.cache import Cache
+from imakexec.machine.accelerator import Accelerator
+from imakexec.project import find_project
+from imakexec.report.live import TerminalProgress
+from imakexec.scenario import Session
+
+ENOUGH_KB = 40
+"""Extra memory that holds the late records of every test that wants them all carried."""
+
+GONE_SECONDS = 2.0
+"""How long what is left of a killed run may go on."""
+
+COMMAND = (
+    # A test run that was started in the background ignores SIGINT, and so would its children.
+    *("env", "--default-signal=INT"),
+    *(sys.executable, "-m", "imakexec", "run"),
+    *("--accel=tcg", "--extra-memory-kb=40", "--files=5"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose what is booted and how."""
+    group = parser.getgroup("imakexec")
+    group.addoption("--kernel-tree", type=Path, help="a 6.1 kernel tree of your own")
+    group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report trouble of the host as an error of the run, never as a failure of the kernel."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
+        report.when = "setup"  # what pytest and JUnit call an error and not a failure
+    return report
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        folder: where its evidence is.
+        evidence: the same, loaded.
+        judgement: the verifier's, from that evidence alone.
+    """
+
+    folder: Path
+    evidence: Evidence
+    judgement: Judgement
+
+    def raw_log(self, snapshot: str) -> bytes:
+        """The measurement list of a snapshot, as it was read."""
+        logs = {item.name: item.log for item in self.evidence.snapshots}
+        log = logs[snapshot]
+        assert log is not None, f"the snapshot {snapshot!r} has no list"
+        return log
+
+    def names(self, snapshot: str) -> list[str]:
+        """The event names in the list of a snapshot, in order."""
+        log = MeasurementLog.parse(self.raw_log(snapshot))
+        return [(log[index].event or b"").decode() for index in range(len(log))]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Makes and judges the runs of one test.
+
+    Attributes:
+        workshop: builds and packs.
+        accelerator: forced, or None.
+        folder: for the evidence.
+    """
+
+    workshop: Workshop
+    accelerator: Accelerator | None
+    folder: Path
+
+    @contextmanager
+    def session(self, kernel: KernelRequest, **options: object) -> Iterator[Session]:
+        """A machine that starts to boot `kernel`; `options` are fields of `JobOptions`."""
+        asked = JobOptions(kernel=kernel, accelerator=self.accelerator, out=self.folder)
+        asked = dataclasses.replace(asked, **options)  # type: ignore[arg-type]  # names, by test
+        prepared = self.workshop.prepare(asked)
+        with job.open_session(self.workshop, prepared, asked, self.folder) as session:
+            yield session
+
+    def judge(self) -> Run:
+        """Judge what the session left, as `imakexec verify` would."""
+        return Run(self.folder, Evidence.load(self.folder), judge_folder(self.folder))
+
+
+@pytest.fixture(scope="session")
+def workshop() -> Workshop:
+    """Builds kernels and guests, with the user's own cache."""
+    return Workshop(find_project(), TerminalProgress(Console(stderr=True), live=False))
+
+
+class Kernels:
+    """Builds the kernels under test, each when it is first wanted, and shows that it does.
+
+    Args:
+        config: pytest's; it knows the options and how to write past its capture.
+        workshop: builds them.
+    """
+
+    def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
+        self._tree: Path | None = config.getoption("--kernel-tree")
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._workshop = workshop
+
+    def request(self, *, patches: int | None, extra_memory_kb: int | None) -> KernelRequest:
+        """Have the kernel with the first `patches` patches (None: all) built."""
+        wanted = KernelRequest(
+            arch=X86_64, kernel_tree=self._tree, patches=patches, extra_memory_kb=extra_memory_kb
+        )
+        self.build(wanted)
+        return wanted
+
+    def build(self, wanted: KernelRequest) -> KernelImage:
+        """Build a kernel, or find it built."""
+        with self._capture.global_and_fixture_disabled():
+            return self._workshop.kernel(wanted)
+
+
+@pytest.fixture(scope="session")
+def kernels(pytestconfig: pytest.Config, workshop: Workshop) -> Kernels:
+    """Any kernel of the series."""
+    return Kernels(pytestconfig, workshop)
+
+
+@pytest.fixture(scope="session")
+def patched(kernels: Kernels) -> KernelRequest:
+    """The whole series, with room for late records."""
+    return kernels.request(patches=None, extra_memory_kb=ENOUGH_KB)
+
+
+@pytest.fixture(scope="session")
+def tight(kernels: Kernels) -> KernelRequest:
+    """The whole series, with half a page for late records."""
+    return kernels.request(patches=None, extra_memory_kb=0)
+
+
+@pytest.fixture(scope="session")
+def plain(kernels: Kernels) -> KernelRequest:
+    """The base without any patch: what a harness that works must find fault with."""
+    return kernels.request(patches=0, extra_memory_kb=None)
+
+
+@pytest.fixture
+def lab(workshop: Workshop, pytestconfig: pytest.Config, tmp_path: Path) -> Lab:
+    """What a test makes its runs with."""
+    return Lab(workshop, pytestconfig.getoption("--accel"), tmp_path / "evidence")
+
+
+@pytest.fixture
+def world(lab: Lab, patched: KernelRequest, tmp_path: Path) -> World:
+    """A world whose cache has the patched kernel and its guest image."""
+    lab.workshop.image(lab.workshop.kernel(patched).image, patched.arch)
+    return World.make(tmp_path / "world", lab.workshop.cache)
+
+
+@dataclass(frozen=True)
+class World:
+    """A temporary folder, a cache and a place for evidence that one test alone uses.
+
+    Every process that a run starts inherits the run's TMPDIR, so what is left of it is found by
+    its environment, whatever else runs on this computer.
+
+    Attributes:
+        folder: holds all of it.
+    """
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, made: Cache) -> Self:
+        """A world whose cache has what takes long to make, as links into the cache `made`."""
+        world = cls(folder)
+        world.scratch.mkdir(parents=True)
+        world.cache.mkdir(parents=True)
+        for name in ("kernel", "guest-image", "guest-packages", "source"):
+            (world.cache / name).symlink_to(made.root / name)
+        return world
+
+    @property
+    def scratch(self) -> Path:
+        """Its TMPDIR."""
+        return self.folder / "tmp"
+
+    @property
+    def cache(self) -> Path:
+        """Its cache."""
+        return self.folder / "cache" / "imakexec"
+
+    @property
+    def evidence(self) -> Path:
+        """Where its runs put their evidence."""
+        return self.folder / "evidence"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What makes a process a part of it."""
+        paths = {"TMPDIR": str(self.scratch), "XDG_CACHE_HOME": str(self.cache.parent)}
+        return {**os.environ, **paths}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a run, and return when it has its signals in hand."""
+        child = subprocess.Popen(
+            [*COMMAND, f"--out={self.evidence}", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: _catches_sigterm(child.pid), seconds=10)
+        return child
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end; `environment` changes some of its variables."""
+        return subprocess.run(
+            [*COMMAND, f"--out={self.evidence}", *arguments],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def processes(self) -> list[str]:
+        """Command lines of the processes that belong to it."""
+        mark = f"TMPDIR={self.scratch}".encode()
+        return [
+            line
+            for folder in Path("/proc").glob("[0-9]*")
+            if mark in _read(folder / "environ").split(b"\0")
+            and (line := _read(folder / "cmdline").replace(b"\0", b" ").decode())
+        ]
+
+    def assert_nothing_is_left(self) -> None:
+        """No process, no scratch, nothing half written, at the latest in a moment."""
+        wait_until(lambda: not self.processes(), seconds=GONE_SECONDS)
+        wait_until(lambda: not self.leftovers(), seconds=GONE_SECONDS)
+
+    def leftovers(self) -> list[Path]:
+        """Scratch in its temporary folder and its cache, and drafts of what was being written."""
+        making = self.cache / "tmp"
+        drafts = [path for path in self.cache.rglob(".*") if path.is_file()]
+        scratch = [*self.scratch.iterdir(), *(making.iterdir() if making.exists() else ())]
+        return [*scratch, *drafts]
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"this did not come true within {seconds} s"
+        time.sleep(0.01)
+
+
+def _catches_sigterm(pid: int) -> bool:
+    for line in _read(Path(f"/proc/{pid}/status")).decode().splitlines():
+        name, _, mask = line.partition(":")
+        if name == "SigCgt":
+            return bool(int(mask, 16) & 1 << 14)
+    return False
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has just ended
+
+
+def positions(names: Sequence[str], wanted: str) -> list[int]:
+    """Where in a list an event name stands."""
+    return [index for index, name in enumerate(names) if name == wanted]
