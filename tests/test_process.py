@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ with process.spawn(["sleep", sys.argv[1]]):
 
 
 def test_sigkill_in_the_moment_of_a_start_leaves_nothing() -> None:
-    seconds = "300.0625"  # nobody else sleeps for as long
+    seconds = f"300.{secrets.randbits(64)}"  # nobody else sleeps for as long
     parent = subprocess.run([sys.executable, "-c", _KILLED_IN_FORK, seconds], check=False)
     assert parent.returncode == -signal.SIGKILL
 
