@@ -156,7 +156,7 @@ def run_command(
         from imakexec.kernel.build import KernelRequest
         from imakexec.machine.qemu import command_lines
         from imakexec.project import find_project
-        from imakexec.report import live, terminal
+        from imakexec.report import live
         from imakexec.report.machine import require_writable, write_json
 
         require_writable(json_file)
@@ -190,10 +190,13 @@ def run_command(
         workshop = job.Workshop(find_project(), progress)
         if dry_run:
             for argv in command_lines(job.machine_config(workshop.prepare(options), options)):
-                _out.print(terminal.shell_command(argv), markup=False, highlight=False)
+                _out.print(live.shell_command(argv), markup=False, highlight=False)
             return 0
         show = live.console_printer(_err) if verbose else None
         result = job.run_main_job(workshop, options, on_line=show)
+
+        from imakexec.report import terminal  # with the verifier, which loaded meanwhile
+
         terminal.print_complaints(_err, result.complaints)
         terminal.print_judgement(_out, result.judgement, folder=result.folder)
         if json_file is not None:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imakexec import __version__, attest, scenario
+from imakexec import __version__, scenario
 from imakexec.arch import X86_64, Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
@@ -38,6 +39,9 @@ from imakexec.options import Policy, ShellIn
 from imakexec.process import run
 from imakexec.progress import Progress
 from imakexec.scenario import Session
+
+if TYPE_CHECKING:
+    from imakexec.attest import Judgement
 
 # Making a kernel from nothing takes four minutes on two cores; a slow host may need ten times that.
 _BUILD_SECONDS = 3600.0
@@ -95,7 +99,7 @@ class JobResult:
     """
 
     folder: Path
-    judgement: attest.Judgement
+    judgement: Judgement
     complaints: tuple[str, ...]
 
 
@@ -275,10 +279,7 @@ def open_session(
         UserError: there is something at `folder` already.
         InfraError: QEMU or swtpm cannot be started.
     """
-    # The TPM software stack loads while the guest boots: neither has to wait for the other.
-    threading.Thread(
-        target=importlib.import_module, args=("imakexec.machine.tpm",), daemon=True
-    ).start()
+    threading.Thread(target=_preload, daemon=True).start()
     config = machine_config(prepared, options)
     with EvidenceWriter.create(folder) as evidence:
         machine = Machine(config, folder, templates=workshop.templates, on_line=on_line)
@@ -293,6 +294,12 @@ def open_session(
                 _add_files(evidence, prepared, keep=options.keep)
             raise
         _add_files(evidence, prepared, keep=options.keep)
+
+
+def _preload() -> None:
+    """Load what takes long to load while the guest boots: neither has to wait for the other."""
+    for module in ("imakexec.machine.tpm", "imakexec.attest"):
+        importlib.import_module(module)
 
 
 def run_main_job(
@@ -316,7 +323,9 @@ def run_main_job(
     folder = options.out if options.out is not None else new_run_folder(workshop.cache)
     with open_session(workshop, prepared, options, folder, on_line=on_line) as session:
         complaints = round_trip(session, options, next_banner=prepared.next_banner)
-    return JobResult(folder, attest.judge_folder(folder), complaints)
+    from imakexec.attest import judge_folder  # noqa: PLC0415  # see _preload
+
+    return JobResult(folder, judge_folder(folder), complaints)
 
 
 def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tuple[str, ...]:

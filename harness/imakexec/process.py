@@ -60,13 +60,13 @@ class _Guardian:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pipe: IO[bytes] | None = None
+        self._pipe: int | None = None
         self._owner = 0
 
     def tell(self, line: str) -> None:
         with self._lock:
             try:
-                self._listening().write(line.encode() + b"\n")
+                os.write(self._listening(), line.encode() + b"\n")
             except BrokenPipeError:
                 raise InfraError(
                     "the guardian process that cleans up after the harness was killed",
@@ -77,10 +77,13 @@ class _Guardian:
     def path(self) -> str:
         """Where a child of this process can open the pipe to the guardian."""
         with self._lock:
-            return f"/proc/{os.getpid()}/fd/{self._listening().fileno()}"
+            return f"/proc/{os.getpid()}/fd/{self._listening()}"
 
-    def _listening(self) -> IO[bytes]:
-        """The pipe to the guardian, which is started if there is none."""
+    def _listening(self) -> int:
+        """The pipe to the guardian, which is started if there is none.
+
+        It stays open as long as this process lives: its end is what the guardian waits for.
+        """
         # A forked copy of this process must not speak for its parent.
         if self._pipe is None or self._owner != os.getpid():
             self._pipe = self._start()
@@ -88,21 +91,21 @@ class _Guardian:
         return self._pipe
 
     @staticmethod
-    def _start() -> IO[bytes]:
+    def _start() -> int:
+        theirs, ours = os.pipe()
         child = subprocess.Popen(
             ["/bin/sh", "-c", _GUARDIAN],
-            stdin=subprocess.PIPE,
+            stdin=theirs,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            bufsize=0,
             cwd="/",
         )
-        assert child.stdin is not None
+        os.close(theirs)
         # It ends by itself when the pipe closes; nobody waits for it, and it must not be
         # reported as a leaked child at interpreter exit.
         child.returncode = 0
-        return child.stdin
+        return ours
 
 
 _guardian = _Guardian()

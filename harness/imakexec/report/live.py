@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -14,22 +15,43 @@ from rich.status import Status
 from imakexec.machine.console import ConsoleLine
 from imakexec.progress import Step
 
+# How often a step reports in a log, where a spinner would only be noise.
+_LOG_SECONDS = 20.0
+
 
 class _Line:
-    """A running step: a spinner on a terminal, nothing until its end elsewhere."""
+    """A running step: a spinner on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, status: Status | None) -> None:
-        self._title = title
+    def __init__(self, console: Console, title: str, status: Status | None) -> None:
+        self._console = console
+        self._title = escape(title)
         self._status = status
+        self._started = self._spoke = time.monotonic()
         self.result = ""
 
     def update(self, detail: str, fraction: float | None = None) -> None:
+        """Show what happens now."""
+        share = "" if fraction is None else f" {fraction:.0%}"
+        now = f"{self._title}{share}  [dim]{escape(detail)}[/dim]"
         if self._status is not None:
-            share = "" if fraction is None else f" {fraction:4.0%}"
-            self._status.update(f"{escape(self._title)}{share} [dim]{escape(detail)}[/dim]")
+            self._status.update(now)
+        elif time.monotonic() - self._spoke >= _LOG_SECONDS:
+            self._spoke = time.monotonic()
+            self.print("[dim]..[/dim]", now)
 
     def done(self, result: str) -> None:
+        """Keep the result for the step's last line."""
         self.result = result
+
+    def end(self, mark: str) -> None:
+        """Show the step's last line."""
+        result = f"  [dim]{escape(self.result)}[/dim]" if self.result else ""
+        self.print(mark, f"{self._title}{result}")
+
+    def print(self, mark: str, text: str) -> None:
+        """Show a line with the step's age before it."""
+        seconds = time.monotonic() - self._started
+        self._console.print(f"[dim]{seconds:7.2f} s[/dim] {mark}  {text}", highlight=False)
 
 
 class TerminalProgress:
@@ -48,10 +70,9 @@ class TerminalProgress:
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Show a step while it runs, and one line of it when it has ended."""
-        started = time.monotonic()
         # rich shows one live display at a time: steps within a step have no spinner of their own.
         status = self._console.status(escape(title)) if self._live and not self._depth else None
-        line = _Line(title, status)
+        line = _Line(self._console, title, status)
         self._depth += 1
         if status is not None:
             status.start()
@@ -63,11 +84,7 @@ class TerminalProgress:
             self._depth -= 1
             if status is not None:
                 status.stop()
-            seconds = time.monotonic() - started
-            result = f"  [dim]{escape(line.result)}[/dim]" if line.result else ""
-            self._console.print(
-                f"[dim]{seconds:7.2f} s[/dim] {mark}  {escape(title)}{result}", highlight=False
-            )
+            line.end(mark)
 
     def note(self, text: str) -> None:
         """Show one line that stays."""
@@ -77,3 +94,14 @@ class TerminalProgress:
 def console_printer(console: Console) -> Callable[[ConsoleLine], None]:
     """What prints each line of the guest's console as it comes."""
     return lambda line: console.print(str(line), markup=False, highlight=False)
+
+
+def shell_command(argv: Sequence[str]) -> str:
+    """A command as one can paste it into a shell, an option and its value to a line."""
+    lines = [[argv[0]]]
+    for word in argv[1:]:
+        if word.startswith("-") or len(lines) == 1:
+            lines.append([word])
+        else:
+            lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines)

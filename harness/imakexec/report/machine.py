@@ -7,9 +7,12 @@ import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imakexec.attest import Judgement
 from imakexec.errors import ImaKexecError, InfraError, UserError
+
+if TYPE_CHECKING:
+    from imakexec.attest import Judgement
 
 
 def require_writable(path: Path | None) -> None:

@@ -7,7 +7,6 @@ columns except digests, and nothing depends on colour.
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,17 +99,6 @@ def _spread(spread: Spread, unit: str = "") -> str:
 def _folded(title: str, text: str) -> str:
     """A titled text, folded below itself."""
     return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
-
-
-def shell_command(argv: Sequence[str]) -> str:
-    """A command as one can paste it into a shell, an option and its value to a line."""
-    lines = [[argv[0]]]
-    for word in argv[1:]:
-        if word.startswith("-") or len(lines) == 1:
-            lines.append([word])
-        else:
-            lines[-1].append(word)
-    return " \\\n    ".join(shlex.join(line) for line in lines)
 
 
 def _row(row: Row) -> Iterator[Text]:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Progress in a log: an end for each step, and a sign of life from a long one."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from imakexec.report import live
+
+
+def _progress() -> tuple[live.TerminalProgress, io.StringIO]:
+    written = io.StringIO()
+    return live.TerminalProgress(Console(file=written, width=200)), written
+
+
+def test_a_step_ends_with_its_result() -> None:
+    progress, written = _progress()
+    with progress.step("pack [the] guest") as step:
+        step.update("not worth a line")
+        step.done("7.4 MiB")
+    assert written.getvalue().split(maxsplit=2)[2] == "ok  pack [the] guest  7.4 MiB\n"
+
+
+def test_a_step_that_fails_says_so() -> None:
+    progress, written = _progress()
+    with pytest.raises(ZeroDivisionError), progress.step("divide"):
+        raise ZeroDivisionError
+    assert "failed  divide" in written.getvalue()
+
+
+def test_a_long_step_reports_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("imakexec.report.live.time.monotonic", lambda: now)
+    progress, written = _progress()
+    with progress.step("kernel") as step:
+        for second in range(50):
+            now = 1000.0 + second
+            step.update(f"{second} files", second / 100)
+    lines = written.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["20.00", "40.00", "49.00"]
+    assert lines[0].endswith("..  kernel 20%  20 files")
+
+
+def test_a_command_can_be_pasted() -> None:
+    assert live.shell_command(("qemu", "-m", "512", "-append", "a b", "-S")) == (
+        "qemu \\\n    -m 512 \\\n    -append 'a b' \\\n    -S"
+    )
