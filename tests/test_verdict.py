@@ -743,6 +743,7 @@ def with_quote(
 
 def test_incomplete_evidence() -> None:
     evidence = patched_run(1).evidence()
+    assert rejected(replace(evidence, complete=False)) is Reason.INCOMPLETE
     assert rejected(replace(evidence, ak_public=None)) is Reason.INCOMPLETE
     assert rejected(replace(evidence, ak_pem=None)) is Reason.INCOMPLETE
     assert rejected(replace(evidence, snapshots=())) is Reason.INCOMPLETE

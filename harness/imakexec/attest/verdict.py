@@ -90,6 +90,12 @@ def _observe(evidence: Evidence) -> tuple[Observation, ...]:
     Raises:
         Rejection: with a reason of INVALID_EVIDENCE or MALFORMED.
     """
+    if not evidence.complete:
+        raise Rejection(
+            Reason.INCOMPLETE,
+            "the run that took this evidence was stopped before its end",
+            where="manifest.json, field complete",
+        )
     ak = _key(evidence)
     banks = _banks(evidence)
     if not evidence.snapshots:
