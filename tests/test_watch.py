@@ -113,6 +113,13 @@ def test_a_killed_tpm_excuses_the_kernel_that_panics_for_it(watch: Watch) -> Non
         watch.check()
 
 
+def test_a_tpm_that_ends_because_its_qemu_dies_is_not_the_cause(watch: Watch) -> None:
+    watch.report(Sighting(Cause.SWTPM_EXITED, "swtpm exited"))
+    threading.Timer(0.05, watch.report, [Sighting(Cause.QEMU_DIED, "QEMU was killed")]).start()
+    with pytest.raises(InfraError, match="QEMU was killed"):
+        watch.check()
+
+
 def test_an_expected_power_off_and_its_late_exits_are_no_failure(watch: Watch) -> None:
     with watch.expect(Expected.POWER_OFF) as off:
         watch.report(Sighting(Cause.POWER_OFF, "off"))
@@ -238,3 +245,61 @@ def test_the_exit_of_a_child_is_noticed(
 def test_a_signal_without_a_name_is_a_number() -> None:
     assert describe_exit(-int(signal.SIGTERM)) == "was killed by SIGTERM"
     assert describe_exit(-40) == "was killed by signal 40"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield process
+        process.kill()
+
+
+def qemu(process: subprocess.Popen[bytes], complaint: str = "") -> Child:
+    log = Path("qemu.log")
+    return Child(process, "QEMU", log, Cause.QEMU_DIED, Cause.QEMU_EXITED, lambda: complaint)
+
+
+def test_a_failure_of_the_guest_shows_the_console(
+    watch: Watch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    watch.add_child(qemu(sleeper))
+    failure = GuestFailure("a command failed", tail="its output")
+    assert watch.explain(failure) is failure
+    assert failure.where == "console.log"
+    assert failure.tail == "its output\non the console:\nlast 40 lines"
+
+
+def test_a_guest_whose_qemu_is_stopped_did_not_hang(
+    watch: Watch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    watch.add_child(qemu(sleeper))
+    sleeper.send_signal(signal.SIGSTOP)
+    os.waitpid(sleeper.pid, os.WUNTRACED)
+    error = watch.timed_out(soon(), doing="waiting for Godot")
+    assert isinstance(error, InfraError)
+    assert f"QEMU (process {sleeper.pid}) is stopped" in error.what
+
+
+def test_a_failure_of_the_guest_that_a_child_admits_is_the_child_s(
+    watch: Watch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    watch.add_child(qemu(sleeper, "the TPM gave up"))
+    error = watch.explain(GuestFailure("the guest has no TPM"))
+    assert isinstance(error, InfraError)
+    assert error.what == "the TPM gave up (boot 0, running)"
+    assert error.where == "qemu.log"
+
+
+def test_a_failure_that_is_noticed_before_the_death_that_caused_it(
+    watch: Watch, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notice_late(child: Child) -> None:
+        threading.Timer(0.1, lambda: watch.report(child.sighting())).start()
+
+    monkeypatch.setattr(watch._children, "add", notice_late)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    watch.add_child(qemu(sleeper))
+    error = watch.explain(GuestFailure("the TPM refused"))
+    assert isinstance(error, InfraError)
+    assert "QEMU was killed by SIGKILL" in error.what

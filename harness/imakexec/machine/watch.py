@@ -359,8 +359,13 @@ class Watch:
         for drain in self._drains:
             drain(settled.remaining)
         with self._changed:
+            self._changed.wait_for(self._has_cause, settled.remaining)
             sighting = min(self._pending, key=lambda seen: _RANK[seen.cause])
         return self._error(sighting)
+
+    def _has_cause(self) -> bool:
+        # swtpm ends with its connection, which a dying QEMU closes before its own exit is seen.
+        return any(sighting.cause is not Cause.SWTPM_EXITED for sighting in self._pending)
 
     def _error(self, sighting: Sighting) -> ImaKexecError:
         if sighting.cause.is_host:

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A fault of the guest is the guest's, a fault of the host is the host's, and each says so once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from conftest import Lab, World
+from imakexec import job, process, scenario
+from imakexec.deadline import Deadline
+from imakexec.errors import GuestFailure, ImaKexecError, InfraError
+from imakexec.kernel.build import KernelRequest
+from imakexec.scenario import Session
+
+NO_INIT = "rdinit=/none"
+"""Makes a kernel panic when it has booted."""
+NO_AGENT = "rdinit=/bin/sh"
+"""Makes a guest that lives and never says hello."""
+NO_TPM = "initcall_blacklist=init_tis"
+"""Keeps the kernel from finding its TPM."""
+
+HANG_SECONDS = 4.0
+"""How long a guest that does not answer is waited for here; it boots in less."""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_world(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs in this process belong to the test's own world, and leave nothing in it."""
+    process.run(["true"], deadline=Deadline.after(10))  # our guardian belongs to all the tests
+    monkeypatch.setenv("TMPDIR", str(world.scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield
+    world.assert_nothing_is_left()
+
+
+@contextmanager
+def failure(kind: type[ImaKexecError], what: str, *, within: float) -> Iterator[None]:
+    """The block fails in time with one message of that kind that says what, where and what to do.
+
+    Every test here has a guest, so the message also has the tail of its console.
+    """
+    started = time.monotonic()
+    with pytest.raises(kind, match=what) as caught:
+        yield
+    assert time.monotonic() - started < within
+    assert type(caught.value).exit_code == kind.exit_code
+    assert Path(caught.value.where).is_file()
+    assert caught.value.remedy
+    assert "] " in caught.value.tail, "no line of a kernel's console"
+
+
+def greet(session: Session, seconds: float = 30) -> None:
+    """Wait for the guest's agent."""
+    token = session.machine.epochs.current.token or ""
+    session.guest.wait_for_agent(Deadline.after(seconds), token=token)
+
+
+def shell(session: Session, script: str, seconds: float = 10) -> None:
+    """Run a script in the guest."""
+    session.guest.run(["sh", "-c", script], Deadline.after(seconds))
+
+
+def outlive(session: Session, script: str) -> None:
+    """Boot and run a script that takes longer than the machine will live."""
+    greet(session)
+    shell(session, script, seconds=30)
+
+
+# What the guest does.
+
+
+def test_a_kernel_that_panics(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        failure(GuestFailure, r"Kernel panic - not syncing.*\(boot 0, running\)", within=30),
+        lab.session(patched, cmdline=NO_INIT) as session,
+    ):
+        greet(session)
+
+
+def test_a_panic_is_reported_though_the_last_of_its_evidence_cannot_be_written(
+    lab: Lab, patched: KernelRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InfraError("the disk is full")
+
+    monkeypatch.setattr(job, "_add_files", refuse)
+    with (
+        failure(GuestFailure, "Kernel panic - not syncing", within=30),
+        lab.session(patched, cmdline=NO_INIT) as session,
+    ):
+        greet(session)
+
+
+def test_a_guest_that_never_says_hello(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        failure(GuestFailure, "the guest hung: 4.0 s passed waiting for.* hello", within=20),
+        lab.session(patched, cmdline=NO_AGENT) as session,
+    ):
+        greet(session, HANG_SECONDS)
+
+
+def test_a_command_that_never_ends(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        lab.session(patched) as session,
+        failure(GuestFailure, "no end after 2 s in the guest: sh -c 'echo before", within=30),
+    ):
+        greet(session)
+        shell(session, "echo before; sleep 1000", seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("reboot -f", "the guest reset without a kexec"),
+        ("poweroff -f", "the guest powered off by itself"),
+        ("kexec -s -e", "a command ended with exit status .* in the guest: sh -c 'kexec -s -e'"),
+    ],
+)
+def test_a_guest_that_does_what_nobody_asked_for(
+    lab: Lab, patched: KernelRequest, command: str, what: str
+) -> None:
+    with lab.session(patched) as session, failure(GuestFailure, what, within=30):
+        greet(session)
+        shell(session, command)
+
+
+def test_a_second_kernel_that_panics(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        lab.session(patched) as session,
+        failure(GuestFailure, r"Kernel panic - not syncing.*\(boot 1, running\)", within=60),
+    ):
+        scenario.boot(session)
+        session.cmdline += f" {NO_INIT}"
+        scenario.kexec_execute(session, scenario.kexec_load(session))
+
+
+def test_a_kernel_that_was_unloaded_before_its_execution(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        lab.session(patched) as session,
+        failure(GuestFailure, "kexec -s -e", within=60),
+    ):
+        scenario.boot(session)
+        loaded = scenario.kexec_load(session)
+        shell(session, "kexec -s -u")
+        scenario.kexec_execute(session, loaded)
+
+
+def test_a_guest_without_a_tpm(lab: Lab, patched: KernelRequest) -> None:
+    with (
+        failure(GuestFailure, "the guest has no TPM: /dev/tpmrm0", within=30),
+        lab.session(patched, cmdline=NO_TPM) as session,
+    ):
+        scenario.boot(session)
+
+
+# What the host does.
+
+
+def qemu(session: Session) -> int:
+    """QEMU's process."""
+    return session.machine.pid
+
+
+def swtpm(session: Session) -> int:
+    """The TPM's process."""
+    assert session.machine.swtpm is not None
+    return session.machine.swtpm.process.pid
+
+
+@pytest.mark.parametrize("victim", [qemu, swtpm])
+@pytest.mark.parametrize("delay", [0.05, 2.5])
+def test_a_process_of_the_machine_that_is_killed(
+    lab: Lab, patched: KernelRequest, victim: Callable[[Session], int], delay: float
+) -> None:
+    what = f"(?i){victim.__name__} was killed by SIGKILL"
+    with lab.session(patched) as session:
+        threading.Timer(delay, os.kill, [victim(session), signal.SIGKILL]).start()
+        with pytest.raises(InfraError, match=what) as caught:
+            outlive(session, "sleep 30")
+    assert "nothing is known about the kernel" in caught.value.remedy
+    assert Path(caught.value.where).is_file()
+
+
+@pytest.mark.parametrize("victim", [qemu, swtpm])
+def test_a_process_of_the_machine_that_is_stopped(
+    lab: Lab, patched: KernelRequest, victim: Callable[[Session], int]
+) -> None:
+    what = f"(?i){victim.__name__} .* is stopped"
+    with lab.session(patched) as session:
+        greet(session)
+        os.kill(victim(session), signal.SIGSTOP)
+        with failure(InfraError, what, within=8):
+            session.guest.tpm(_GET_RANDOM, Deadline.after(1))
+
+
+# TPM2_GetRandom(8): tag, size, command code, count (TPM 2.0 Library, part 3, 16.1).
+_GET_RANDOM = bytes.fromhex("8001 0000000c 0000017b 0008")

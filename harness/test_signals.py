@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whatever signal ends the command, and whenever: one message, and nothing of it goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from conftest import GONE_SECONDS, Lab, World
+from imakexec import scenario
+from imakexec.attest import Verdict, judge_folder
+from imakexec.evidence import MANIFEST, Evidence
+from imakexec.interruption import Interrupted
+from imakexec.kernel.build import KernelRequest
+
+# A run of the two boots takes more than four seconds, so all of these are in the middle of it. The
+# seed makes them the same in every test run; they are from all the range.
+_RANDOM = random.Random(20260101)
+_MOMENTS = [0.05 + 4 * (part + _RANDOM.random()) / 6 for part in range(6)]
+
+_ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+_ENDING_SECONDS = 6.0
+"""How long a run may take to end after the signal: both its processes are asked first."""
+
+
+def end(world: World, number: signal.Signals, *, after: float) -> tuple[int, str]:
+    """Exit code and error output of a run that gets this signal after so many seconds."""
+    child = world.start()
+    time.sleep(after)
+    child.send_signal(number)
+    _, said = child.communicate(timeout=_ENDING_SECONDS)
+    return child.returncode, said
+
+
+def messages(said: str) -> list[str]:
+    """What was said beside the steps."""
+    return [line for line in said.splitlines() if " s ok" not in line and " s failed" not in line]
+
+
+@pytest.mark.parametrize("moment", _MOMENTS)
+def test_a_signal_ends_a_run_in_order(world: World, moment: float) -> None:
+    number, code, word = _ENDINGS[_MOMENTS.index(moment) % len(_ENDINGS)]
+    returncode, said = end(world, number, after=moment)
+    assert returncode == code, said
+    [*notes, last] = messages(said)
+    assert last == f"imakexec: {word}; everything that was started has been stopped"
+    assert all("accelerator: tcg" in note for note in notes), said
+    world.assert_nothing_is_left()
+    assert_unfinished_evidence(world.evidence)
+
+
+def test_impatience_does_not_break_the_clean_up(world: World) -> None:
+    child = world.start()
+    time.sleep(2)
+    while child.poll() is None:
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.0005)
+    _, said = child.communicate(timeout=_ENDING_SECONDS)
+    assert child.returncode == 130
+    assert said.count("imakexec: ") == 1, said
+    assert "console.log" in Evidence.load(world.evidence).files, "the last step of the clean-up"
+    world.assert_nothing_is_left()
+
+
+def test_sigkill_leaves_nothing_and_the_next_run_works(world: World) -> None:
+    for moment in _MOMENTS[::2]:
+        child = world.start()
+        time.sleep(moment)
+        child.kill()
+        child.communicate(timeout=GONE_SECONDS)
+        world.assert_nothing_is_left()
+        assert_unfinished_evidence(world.evidence)
+        shutil.rmtree(world.evidence, ignore_errors=True)
+    done = world.run()
+    assert done.returncode == 0, done.stderr
+    world.assert_nothing_is_left()
+
+
+def test_what_was_taken_before_an_interruption_is_no_proof(
+    lab: Lab, patched: KernelRequest
+) -> None:
+    with suppress(Interrupted), lab.session(patched) as session:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "before-execute")
+        raise Interrupted(signal.SIGINT)
+    assert lab.judge().judgement.verdict is Verdict.INVALID_EVIDENCE
+
+
+def assert_unfinished_evidence(folder: Path) -> None:
+    """Whatever is there can be read and judged, and says of itself that it is not complete."""
+    if (folder / MANIFEST).exists():
+        judge_folder(folder)
+        assert not Evidence.load(folder).complete
