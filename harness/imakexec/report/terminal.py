@@ -51,15 +51,15 @@ def render_judgement(judgement: Judgement) -> Iterator[Text]:
             yield from _bank(bank, judgement.records)
     yield Text("")
     if judgement.transitions:
-        yield Text(f"boots     {_transitions(judgement)}")
+        yield Text(_folded("boots", _transitions(judgement)))
     if judgement.flags:
-        yield Text(f"flags     {', '.join(judgement.flags)}")
+        yield Text(_folded("flags", ", ".join(judgement.flags)))
     style = _GOOD if judgement.verdict is Verdict.IN_SYNC else _BAD
     yield Text.assemble("verdict   ", (f"{judgement.verdict} ({judgement.reason})", style))
-    yield Text(f"          {judgement.sentence}")
+    yield Text(_folded("", judgement.sentence))
     if judgement.where:
-        yield Text(f"where     {judgement.where}")
-    yield Text(f"action    {judgement.action}")
+        yield Text(_folded("where", judgement.where))
+    yield Text(_folded("action", judgement.action))
 
 
 def print_complaints(console: Console, complaints: Sequence[str]) -> None:
