@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError
+from imakexec.errors import InfraError, UserError
 from imakexec.kernel.cache import Cache, explained, writing
 from imakexec.progress import SilentProgress
 
@@ -168,3 +168,14 @@ def test_the_default_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert Cache().root == tmp_path / "imakexec"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert Cache().root == Path.home() / ".cache" / "imakexec"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError) as caught:
+        Cache()
+    assert "XDG_CACHE_HOME" in caught.value.remedy

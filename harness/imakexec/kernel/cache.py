@@ -27,7 +27,7 @@ from typing import IO
 
 from imakexec import process
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError
+from imakexec.errors import InfraError, UserError
 from imakexec.progress import Progress
 
 # What the C library says for ENOSPC in the C locale, which all our children run in.
@@ -41,6 +41,9 @@ class Cache:
     Args:
         root: the cache's folder, created on first use; default `$XDG_CACHE_HOME/imakexec`, and
             `~/.cache/imakexec` without that variable.
+
+    Raises:
+        UserError: the user has neither.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -131,7 +134,16 @@ class Cache:
 def _user_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
-    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "imakexec"
+    if base.startswith("/"):
+        return Path(base) / "imakexec"
+    try:
+        return Path.home() / ".cache" / "imakexec"
+    except RuntimeError as error:
+        raise UserError(
+            "there is no home folder to keep kernels in",
+            where="HOME",
+            remedy="set XDG_CACHE_HOME to a folder that can be written, as an absolute path",
+        ) from error
 
 
 def _open_lock(path: Path) -> IO[bytes]:
@@ -183,7 +195,7 @@ def disk_full(folder: Path) -> InfraError:
     return InfraError(
         f"no space left on the file system of the cache ({free:.0f} MiB free)",
         where=str(folder),
-        remedy="a kernel needs about 3 GiB: free some space, or set XDG_CACHE_HOME to a folder "
+        remedy="a kernel needs about 2 GiB: free some space, or set XDG_CACHE_HOME to a folder "
         "on a larger file system; what is in the cache may be removed at any time",
     )
 
