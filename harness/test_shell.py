@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from conftest import Lab
 from imakexec.kernel.build import KernelRequest
 
 _SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _pseudo_terminals() -> None:
+    try:
+        for descriptor in os.openpty():
+            os.close(descriptor)
+    except OSError as error:
+        pytest.skip(f"this host gives no pseudo-terminal ({error}): is /dev/pts mounted?")
 
 
 @pytest.mark.parametrize("where", ["boot", "kexec"])
