@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,12 @@ def fault(folder: Path, kind: type[EvidenceFault]) -> EvidenceFault:
         Evidence.load(folder)
     assert type(caught.value) is kind
     return caught.value
+
+
+def assert_printable(fault: EvidenceFault) -> None:
+    """It fits on a screen and does nothing to it, whatever the evidence says."""
+    assert len(str(fault)) < 500
+    assert all(line.isprintable() for line in str(fault).splitlines())
 
 
 def test_round_trip(folder: Path) -> None:
@@ -192,6 +200,21 @@ def test_writer_refuses_snapshot_names_that_lead_out(folder: Path) -> None:
         EvidenceWriter(folder).add_snapshot(snapshot)
 
 
+def test_writer_refuses_snapshot_names_that_the_loader_refuses(tmp_path: Path) -> None:
+    writer = write(tmp_path / "evidence")
+    with pytest.raises(ValueError, match="plain file name"):
+        writer.add_snapshot(replace(MADE.snapshots[0], name="a" * 65))
+    with pytest.raises(ValueError, match="already"):
+        writer.add_snapshot(MADE.snapshots[0])
+    assert Evidence.load(writer.folder).snapshots == MADE.snapshots
+
+
+def test_a_command_line_with_control_characters_can_be_read_back(tmp_path: Path) -> None:
+    writer = EvidenceWriter.create(tmp_path / "evidence")
+    writer.add_boot(replace(MADE.boots[0], cmdline="a\tb\nc\x1b[2J\ud800d\u00e4"))
+    assert Evidence.load(writer.folder).boots[0].cmdline == "a\tb\nc\\x1b[2J\\ud800d\u00e4"
+
+
 def test_writer_refuses_a_gap_in_the_epochs(tmp_path: Path) -> None:
     writer = EvidenceWriter.create(tmp_path / "evidence")
     with pytest.raises(ValueError, match="epoch 1"):
@@ -248,6 +271,36 @@ def test_symbolic_link_in_place_of_the_manifest(folder: Path, tmp_path: Path) ->
     assert fault(folder, InvalidEvidence).file == MANIFEST
 
 
+@pytest.mark.parametrize("target", [MANIFEST, "nowhere"])
+def test_manifest_that_is_a_link_to_nothing(folder: Path, target: str) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).symlink_to(target)
+    broken = fault(folder, InvalidEvidence)
+    assert broken.file == MANIFEST
+    assert "it is a symbolic link" in broken.what
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "ak.pem", f"{FIRST}/attest"])
+def test_folder_in_place_of_a_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    broken = fault(folder, InvalidEvidence)
+    assert broken.file == name
+    assert "directory" in broken.what
+
+
+def test_a_path_that_the_host_refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short name in a deep folder can be too long as well."""
+
+    def refuse(path: Path) -> bool:
+        raise OSError(errno.ENAMETOOLONG, "File name too long", str(path))
+
+    monkeypatch.setattr(Path, "is_symlink", refuse)
+    broken = fault(folder, InvalidEvidence)
+    assert broken.file.startswith("snapshots/")
+    assert "too long" in broken.what
+
+
 def test_fifo_does_not_hang(folder: Path) -> None:
     (folder / "console.log").unlink()
     os.mkfifo(folder / "console.log")
@@ -261,9 +314,89 @@ def test_name_that_leads_out(folder: Path, name: str) -> None:
     assert fault(folder, InvalidEvidence).file == MANIFEST
 
 
+@pytest.mark.parametrize(
+    "name", ["a" * 256, "a" * 5000, "/".join("a" * 3000), "\ud800x", "\x1b[2J"]
+)
+def test_name_that_no_file_can_have(folder: Path, name: str) -> None:
+    entry = {"sha256": "0" * 64, "size": 0}
+    edit(folder, lambda manifest: manifest["files"].update({name: entry}))
+    wrong = fault(folder, InvalidEvidence)
+    assert "is not a plain relative file name" in wrong.what
+    assert_printable(wrong)
+
+
+def test_reference_to_a_name_without_end(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest["ak"].update(pem="a" * 5000))
+    assert_printable(fault(folder, InvalidEvidence))
+
+
 def test_reference_to_a_file_that_is_not_listed(folder: Path) -> None:
     edit(folder, lambda manifest: manifest["snapshots"][0].update(log="../../etc/passwd"))
     assert fault(folder, InvalidEvidence).field == "snapshots[0].log"
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".x", "a/b", "a b", "a\n", "a" * 65, "\ud800x"])
+@pytest.mark.parametrize("last", ["name", "required_banks"])
+def test_name_that_is_not_plain(folder: Path, name: str, last: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["required_banks"] = [name if last == "required_banks" else "sha256"]
+        manifest["snapshots"][0].update({"name": name} if last == "name" else {})
+
+    edit(folder, change)
+    wrong = fault(folder, MalformedEvidence)
+    assert wrong.field in ("snapshots[0].name", "required_banks[0]")
+    assert_printable(wrong)
+
+
+def test_longest_name_of_a_snapshot(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest["snapshots"][0].update(name="a" * 64))
+    assert Evidence.load(folder).snapshots[0].name == "a" * 64
+
+
+def test_two_snapshots_of_one_name(folder: Path) -> None:
+    edit(folder, lambda manifest: manifest["snapshots"][0].update(name="after-kexec"))
+    wrong = fault(folder, MalformedEvidence)
+    assert wrong.field == "snapshots"
+    assert "different names" in wrong.what
+
+
+@pytest.mark.parametrize("text", ["\ud800x", "\x1b[2J", "a\rb", "\0", "\x7f", "\x9b2J"])
+@pytest.mark.parametrize("field", ["token", "boot_id", "banner", "release", "cmdline"])
+def test_text_that_cannot_be_printed(folder: Path, field: str, text: str) -> None:
+    edit(folder, lambda manifest: manifest["boots"][1].update({field: text}))
+    wrong = fault(folder, MalformedEvidence)
+    assert wrong.field == f"boots[1].{field}"
+    assert_printable(wrong)
+
+
+@pytest.mark.parametrize("name", ["\ud800x", "\x1b[2J", "a" * 5000])
+def test_member_whose_name_cannot_be_printed(folder: Path, name: str) -> None:
+    edit(folder, lambda manifest: manifest.update({name: 0}))
+    assert_printable(fault(folder, MalformedEvidence))
+
+
+@pytest.mark.parametrize("number", [1 << 63, 10**4000])
+@pytest.mark.parametrize("field", ["boots", "snapshots", "files"])
+def test_number_without_end(folder: Path, field: str, number: int) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        if field == "files":
+            manifest["files"]["ak.pem"]["size"] = number
+        else:
+            manifest[field][-1]["epoch"] = number
+
+    edit(folder, change)
+    wrong = fault(folder, MalformedEvidence)
+    assert wrong.field.startswith(field)
+    assert "63 bits" in wrong.what
+    assert_printable(wrong)
+
+
+def test_value_without_end(folder: Path) -> None:
+    """Neither the size nor the depth of a wrong value matters to the message."""
+    edit(folder, lambda manifest: manifest["boots"][0].update(epoch=["a" * 5000, 10**4000] * 9))
+    assert_printable(fault(folder, MalformedEvidence))
+    (folder / MANIFEST).write_text("[" * 900 + "]" * 900)
+    assert_printable(fault(folder, MalformedEvidence))
 
 
 def test_unknown_schema(folder: Path) -> None:
@@ -271,6 +404,8 @@ def test_unknown_schema(folder: Path) -> None:
     wrong = fault(folder, MalformedEvidence)
     assert wrong.field == "schema"
     assert "version" in wrong.remedy
+    edit(folder, lambda manifest: manifest.update(schema="x" * 5000))
+    assert_printable(fault(folder, MalformedEvidence))
 
 
 @pytest.mark.parametrize(
@@ -359,6 +494,14 @@ def test_manifest_without_end(folder: Path) -> None:
 def test_pcr_values_that_are_none(folder: Path, text: bytes) -> None:
     rewrite(folder, f"{FIRST}/pcrs.json", text)
     assert fault(folder, MalformedEvidence).file == f"{FIRST}/pcrs.json"
+
+
+@pytest.mark.parametrize("bank", ["\ud800x", "\x1b[2J", "a" * 65, ""])
+def test_pcr_bank_that_is_none(folder: Path, bank: str) -> None:
+    rewrite(folder, f"{FIRST}/pcrs.json", json.dumps({bank: {"0": "00"}}).encode())
+    wrong = fault(folder, MalformedEvidence)
+    assert wrong.file == f"{FIRST}/pcrs.json"
+    assert_printable(wrong)
 
 
 def test_pem_that_is_not_text(folder: Path) -> None:

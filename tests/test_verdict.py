@@ -760,6 +760,21 @@ def test_no_list_in_the_last_power_cycle() -> None:
     assert rejected(machine.evidence()) is Reason.INCOMPLETE
 
 
+def test_no_snapshot_of_the_last_boot() -> None:
+    """The list of the boot before it matches, and says nothing about the last one."""
+    evidence = patched_run(1).evidence()
+    shortened = replace(evidence, snapshots=evidence.snapshots[:-1])
+    assert rejected(shortened) is Reason.INCOMPLETE
+    assert judge(replace(shortened, boots=evidence.boots[:-1])).verdict is Verdict.IN_SYNC
+
+
+def test_quote_without_a_list_at_the_end() -> None:
+    machine = patched_run(1)
+    machine.snapshots.append(Snapshot("quote", 1, machine.quote(), None, None))
+    judgement = judge(machine.evidence())
+    assert (judgement.reason, judgement.where) == (Reason.INCOMPLETE, "snapshot quote")
+
+
 def test_evidence_does_not_choose_its_banks() -> None:
     evidence = patched_run(1).evidence()
     banks = ("sha1", "sha256", "sha384")

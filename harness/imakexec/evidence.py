@@ -17,10 +17,12 @@ rewrite the folder can rewrite the manifest, so the verifier trusts the TPM's si
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,9 +45,16 @@ AK_PEM = "ak.pem"
 LOG = "binary_runtime_measurements"
 
 _MANIFEST_LIMIT = 16 << 20
+_FILE_NAME_LIMIT = 255
+_PLAIN_NAME_LIMIT = 64
+_NUMBER_BITS = 63
+_VALUE_WIDTH = 60
+_PLACE_WIDTH = 120
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+# What could deface a terminal, or cannot be encoded. A kernel command line may hold tabs and lines.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 T = TypeVar("T")
 
@@ -63,7 +72,7 @@ class EvidenceFault(ImaKexecError):
     def __init__(
         self, what: str, *, file: str, field: str = "", remedy: str = "take the evidence again"
     ) -> None:
-        where = f"{file}, field {field}" if field else file
+        where = f"{_place(file)}, field {_place(field)}" if field else _place(file)
         super().__init__(what, where=where, remedy=remedy)
         self.file = file
         self.field = field
@@ -133,7 +142,8 @@ class Snapshot:
     """The list between two quotes, so that a growing list can be told from a wrong one.
 
     Args:
-        name: a short name such as "boot" or "before-execute": letters, digits, ".", "_", "+", "-".
+        name: a short name such as "boot" or "before-execute", of which there is only one: up to 64
+            letters, digits, ".", "_", "+", "-".
         epoch: the boot epoch that it was taken in.
         before: the quote taken before the list was read.
         log: the bytes of binary_runtime_measurements; None if only a quote was taken.
@@ -277,7 +287,7 @@ class EvidenceWriter:
         self._publish()
 
     def add_boot(self, boot: Boot) -> None:
-        """Add the next boot epoch.
+        """Add the next boot epoch. What the loader would not take as text is written as an escape.
 
         Raises:
             ValueError: the epoch is not the next one.
@@ -291,10 +301,12 @@ class EvidenceWriter:
         """Add a snapshot; its files are all written before the manifest names one of them.
 
         Raises:
-            ValueError: the name is not a plain file name.
+            ValueError: the name is not a plain file name, too long or taken.
         """
-        if not _NAME_PART.fullmatch(snapshot.name):
+        if not _is_plain_name(snapshot.name):
             raise ValueError(f"snapshot name {snapshot.name!r} is not a plain file name")
+        if any(snapshot.name == earlier["name"] for earlier in self._snapshots):
+            raise ValueError(f"there is a snapshot {snapshot.name!r} already")
         place = f"snapshots/{len(self._snapshots):02d}-{snapshot.name}"
         after = snapshot.after
         entry: dict[str, object] = {
@@ -348,7 +360,7 @@ class EvidenceWriter:
             "run": self._run,
             "required_banks": self._banks,
             "ak": {"public": AK_PUBLIC, "pem": AK_PEM} if self._has_ak else None,
-            "boots": [asdict(boot) for boot in self._boots],
+            "boots": [_boot_entry(boot) for boot in self._boots],
             "snapshots": self._snapshots,
             "files": {name: asdict(entry) for name, entry in sorted(self._files.items())},
         }
@@ -378,7 +390,7 @@ class _Loader:
         ak = part["ak"].optional(self._ak)
         return Evidence(
             run={item.name: item.value for item in part["run"].items()},
-            required_banks=tuple(item.string() for item in part["required_banks"].elements()),
+            required_banks=tuple(item.plain_name() for item in part["required_banks"].elements()),
             boots=_boots(part["boots"]),
             snapshots=self._snapshots(part["snapshots"]),
             ak_public=ak[0] if ak else None,
@@ -394,7 +406,8 @@ class _Loader:
                 where=str(self._folder),
                 remedy="name the folder that a run of imakexec has written",
             )
-        if not (self._folder / MANIFEST).exists():
+        # A link that leads nowhere is something else than no manifest.
+        if not os.path.lexists(self._folder / MANIFEST):
             raise UserError(
                 "the folder holds no evidence: its manifest is missing",
                 where=str(self._folder / MANIFEST),
@@ -424,25 +437,36 @@ class _Loader:
     @contextmanager
     def _open(self, name: str) -> Iterator[BufferedReader]:
         """Open a regular file inside the folder, following no symbolic link on the way."""
-        path = self._folder / name
-        for parent in PurePosixPath(name).parents:
-            if (self._folder / parent).is_symlink() and parent.name:
-                raise InvalidEvidence("a folder on its path is a symbolic link", file=name)
         try:
-            # O_NONBLOCK: a FIFO in the folder must not make the verifier hang.
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._refuse_linked_folders(name)
+            file = self._open_unfollowed(name)
         except OSError as error:
-            reason = "it is a symbolic link" if path.is_symlink() else error.strerror
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise InvalidEvidence(f"cannot be opened: {reason}", file=name) from error
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        with file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidEvidence("not a regular file", file=name)
             yield file
+
+    def _refuse_linked_folders(self, name: str) -> None:
+        for parent in PurePosixPath(name).parents:
+            if parent.name and (self._folder / parent).is_symlink():
+                raise InvalidEvidence("a folder on its path is a symbolic link", file=name)
+
+    def _open_unfollowed(self, name: str) -> BufferedReader:
+        # O_NONBLOCK: a FIFO in the folder must not make the verifier hang.
+        more = os.O_NOFOLLOW | os.O_NONBLOCK
+        return open(
+            self._folder / name, "rb", opener=lambda path, flags: os.open(path, flags | more)
+        )
 
     def _safe_name(self, name: str, at: _Value) -> str:
         if not _is_safe_name(name) or name == MANIFEST:
             raise InvalidEvidence(
-                f"{name!r} is not a plain relative file name", file=MANIFEST, field=at.path
+                f"{_quoted(name)} is not a plain relative file name of up to {_FILE_NAME_LIMIT}"
+                " characters",
+                file=MANIFEST,
+                field=at.path,
             )
         return name
 
@@ -451,7 +475,9 @@ class _Loader:
         name = at.string()
         if name not in self._files:
             raise InvalidEvidence(
-                f"{name!r} is not among the files of the manifest", file=MANIFEST, field=at.path
+                f"{_quoted(name)} is not among the files of the manifest",
+                file=MANIFEST,
+                field=at.path,
             )
         with self._open(name) as file:
             content = file.read(self._files[name].size + 1)
@@ -468,12 +494,14 @@ class _Loader:
         snapshots = tuple(self._snapshot(item) for item in at.elements())
         if any(later.epoch < earlier.epoch for earlier, later in pairwise(snapshots)):
             raise at.wrong("snapshots in the order of their epochs expected")
+        if len({snapshot.name for snapshot in snapshots}) != len(snapshots):
+            raise at.wrong("snapshots of different names expected")
         return snapshots
 
     def _snapshot(self, at: _Value) -> Snapshot:
         name, epoch, before, log, after = at.members("name", "epoch", "before", "log", "after")
         return Snapshot(
-            name=name.string(),
+            name=name.plain_name(),
             epoch=epoch.natural(),
             before=self._quote(before),
             log=log.optional(lambda value: self._content(value)[1]),
@@ -487,7 +515,7 @@ class _Loader:
             attest=self._content(attest)[1],
             signature=self._content(signature)[1],
             nonce=self._content(nonce)[1],
-            pcrs={bank.name: _bank(bank) for bank in _Value(_parse(text, name), name).items()},
+            pcrs=_banks(_Value(_parse(text, name), name)),
         )
 
 
@@ -530,12 +558,23 @@ class _Value:
     def string(self) -> str:
         if not isinstance(self.value, str):
             raise self.wrong("a string expected")
+        if _UNPRINTABLE.search(self.value):
+            raise self.wrong("a string without control characters and lone surrogates expected")
         return self.value
+
+    def plain_name(self) -> str:
+        """A short name that can stand in a message as it is."""
+        name = self.string()
+        if not _is_plain_name(name):
+            raise self.wrong(f"a plain name of up to {_PLAIN_NAME_LIMIT} characters expected")
+        return name
 
     def natural(self) -> int:
         # bool is a subclass of int, and JSON true is not a number.
         if type(self.value) is not int or self.value < 0:
             raise self.wrong("a whole number expected")
+        if self.value.bit_length() > _NUMBER_BITS:
+            raise self.wrong(f"a whole number of up to {_NUMBER_BITS} bits expected")
         return self.value
 
     def boolean(self) -> bool:
@@ -553,9 +592,9 @@ class _Value:
         return text
 
     def wrong(self, what: str) -> MalformedEvidence:
-        seen = repr(self.value)
-        shown = seen if len(seen) <= 60 else f"{seen[:57]}..."
-        return MalformedEvidence(f"{what}, {shown} found", file=self.file, field=self.path)
+        return MalformedEvidence(
+            f"{what}, {_quoted(self.value)} found", file=self.file, field=self.path
+        )
 
 
 def _check_schema(manifest: _Value) -> None:
@@ -564,7 +603,7 @@ def _check_schema(manifest: _Value) -> None:
         raise manifest.wrong("member 'schema' is missing")
     if schema.string() != SCHEMA:
         raise MalformedEvidence(
-            f"schema {SCHEMA!r} expected, {schema.string()!r} found",
+            f"schema {SCHEMA!r} expected, {_quoted(schema.value)} found",
             file=MANIFEST,
             field="schema",
             remedy="verify with the version of imakexec that wrote the folder",
@@ -593,6 +632,24 @@ def _boot(at: _Value) -> Boot:
     kinds = "|".join(BootKind)
     kind = BootKind(transition.matching(re.compile(kinds), f"one of {kinds}"))
     return Boot(epoch.natural(), token, boot_id, banner, release, cmdline, kind)
+
+
+def _boot_entry(boot: Boot) -> dict[str, object]:
+    return {
+        name: _UNPRINTABLE.sub(lambda found: _escaped(found[0]), value)
+        if isinstance(value, str)
+        else value
+        for name, value in asdict(boot).items()
+    }
+
+
+def _banks(at: _Value) -> dict[str, dict[int, bytes]]:
+    """The PCR values of each bank."""
+    banks = at.items()
+    for bank in banks:
+        if not _is_plain_name(bank.name):
+            raise bank.wrong("a PCR bank expected as name")
+    return {bank.name: _bank(bank) for bank in banks}
 
 
 def _bank(at: _Value) -> dict[int, bytes]:
@@ -626,7 +683,32 @@ def _json(value: object) -> bytes:
 
 
 def _is_safe_name(name: str) -> bool:
-    return all(_NAME_PART.fullmatch(part) for part in name.split("/"))
+    return len(name) <= _FILE_NAME_LIMIT and all(map(_NAME_PART.fullmatch, name.split("/")))
+
+
+def _is_plain_name(name: str) -> bool:
+    return len(name) <= _PLAIN_NAME_LIMIT and _NAME_PART.fullmatch(name) is not None
+
+
+def _place(text: str) -> str:
+    """The name of a file or a field, which anybody may have chosen, fit for a message."""
+    return _shortened(text if text.isprintable() else _escaped(text), _PLACE_WIDTH)
+
+
+def _quoted(value: object) -> str:
+    """A value as it was read, fit for a message whatever its size and depth."""
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    short.maxstring = _VALUE_WIDTH
+    return _shortened(short.repr(value), _VALUE_WIDTH)
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def _measure(file: BufferedReader) -> FileEntry:

@@ -98,8 +98,7 @@ def _observe(evidence: Evidence) -> tuple[Observation, ...]:
         )
     ak = _key(evidence)
     banks = _banks(evidence)
-    if not evidence.snapshots:
-        raise Rejection(Reason.INCOMPLETE, "the evidence holds no snapshot")
+    _check_end(evidence)
     quotes = [_verified_quotes(snapshot, ak, banks) for snapshot in evidence.snapshots]
     check_fresh_nonces([quote for group in quotes for quote in group])
     wanted = {
@@ -109,6 +108,25 @@ def _observe(evidence: Evidence) -> tuple[Observation, ...]:
         _observation(snapshot, group, wanted)
         for snapshot, group in zip(evidence.snapshots, quotes, strict=True)
     )
+
+
+def _check_end(evidence: Evidence) -> None:
+    """The list of the last boot must be there: without it the one before would be judged."""
+    if not evidence.snapshots:
+        raise Rejection(Reason.INCOMPLETE, "the evidence holds no snapshot")
+    last = evidence.snapshots[-1]
+    if last.log is None:
+        raise Rejection(
+            Reason.INCOMPLETE,
+            "the last snapshot holds no measurement list",
+            where=f"snapshot {last.name}",
+        )
+    if evidence.boots and last.epoch < evidence.boots[-1].epoch:
+        raise Rejection(
+            Reason.INCOMPLETE,
+            f"no snapshot was taken in the last boot, epoch {evidence.boots[-1].epoch}",
+            where=f"snapshot {last.name}, epoch {last.epoch}",
+        )
 
 
 def _key(evidence: Evidence) -> AttestationKey:
@@ -165,13 +183,7 @@ def _first_failure(cycles: Sequence[PowerCycle]) -> Finding:
         if finding and finding.reason is not Reason.MATCH:
             return finding
         past_quotes.extend(quote for item in cycle.observations for quote in item.quotes)
-    if finding is None:
-        last = cycles[-1].observations[-1]
-        raise Rejection(
-            Reason.INCOMPLETE,
-            "the last power cycle holds no measurement list",
-            where=f"snapshot {last.name}",
-        )
+    assert finding is not None, "the last snapshot has a list: see _check_end"
     return finding
 
 
