@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+from evidence_maker import patched_run
 
 from imakexec import cli, interruption, job
-from imakexec.arch import X86_64
+from imakexec.attest import judge
 from imakexec.errors import GuestFailure, ImaKexecError, InfraError, UserError
-from imakexec.kernel.build import KernelRequest
-from imakexec.report.machine import require_writable
+from imakexec.report.machine import ResultFile, judgement_document
 
 
 @pytest.fixture
@@ -98,25 +100,98 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_run(
     assert f"  where: --json {tmp_path / place}\n" in said
 
 
-def test_asking_whether_a_result_can_be_written_changes_nothing(tmp_path: Path) -> None:
+def test_an_old_result_is_gone_before_the_work_and_a_new_one_not_there_yet(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    old.write_text("before")
-    require_writable(old)
-    require_writable(new)
-    assert old.read_text() == "before"
+    old.write_text("IN_SYNC")
+    ResultFile(old).claim()
+    ResultFile(new).claim()
+    assert old.read_text() == ""
     assert not new.exists()
 
 
-@pytest.mark.parametrize("kind", ["file", "folder in use"])
-def test_a_place_for_the_evidence_that_is_taken_is_refused_before_a_kernel_is_built(
-    tmp_path: Path, kind: str
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (InfraError("what", where="there", remedy="do", tail="not this"), "what"),
+        (KeyError("lost"), "a mistake in imakexec itself: please report it with the lines above"),
+    ],
+)
+def test_the_result_of_a_run_that_failed_is_its_error(
+    ends_with: EndsWith, tmp_path: Path, error: Exception, what: str
 ) -> None:
-    taken = tmp_path / "taken"
-    if kind == "file":
-        taken.touch()
-    else:
-        (taken / "something").mkdir(parents=True)
-    request = KernelRequest(arch=X86_64)
-    with pytest.raises(UserError, match="not an empty folder") as error:
-        job.check_options(job.JobOptions(kernel=request, out=taken))
-    assert error.value.where == f"--out {taken}"
+    result = tmp_path / "result.json"
+    result.write_text('{"verdict": "IN_SYNC", "exit_code": 0}')
+    assert ends_with(error, f"--json={result}")[0] == 3
+    written = json.loads(result.read_text())
+    assert (written["schema"], written["exit_code"]) == ("imakexec-error/1", 3)
+    assert written["error"]["what"] == what
+    assert sorted(written["error"]) == ["remedy", "what", "where"]
+
+
+def test_a_result_within_evidence_is_refused_and_the_evidence_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")
+    arguments = ["imakexec", "verify", str(tmp_path), "--json", str(manifest)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "would lie in the evidence folder" in capsys.readouterr().err
+    assert manifest.read_text() == "{}"
+
+
+def test_what_the_kernels_said_is_part_of_the_result() -> None:
+    judgement = judge(patched_run(5).evidence())
+    document = judgement_document(judgement, folder=Path("there"), complaints=("ima: full",))
+    assert document["kernel_complaints"] == ["ima: full"]
+    assert document["exit_code"] == judgement.exit_code
+    assert "kernel_complaints" not in judgement_document(judgement, folder=Path("there"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--shell", "boot"), "--shell needs a terminal"),
+        (("--base", "linux-6.1", "--kernel-tree", "."), "cannot both be the kernel"),
+        (("--arch", "vax"), "no architecture 'vax'"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_before_anything_is_built(
+    ends_with: EndsWith, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    code, printed = ends_with(AssertionError("nothing may run"), *arguments)
+    assert code == 2
+    assert said in printed
+
+
+def test_blanks_between_banks_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[job.JobOptions] = []
+
+    def keep(_workshop: object, options: job.JobOptions, **_: object) -> None:
+        asked.append(options)
+        raise UserError("enough")
+
+    monkeypatch.setattr(job, "run_main_job", keep)
+    monkeypatch.setattr(sys, "argv", ["imakexec", "--banks", "sha1, sha256 "])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert asked[0].banks == ("sha1", "sha256")
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["verify", "-h"], ["bench", "roundtrip", "-h"]])
+def test_help_has_a_short_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imakexec", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert "Usage: imakexec" in capsys.readouterr().out
+
+
+def test_what_a_host_refuses_comes_with_something_to_do() -> None:
+    refused = InfraError.refused("no", PermissionError(errno.EACCES, "Permission denied", "/f"))
+    assert "name a folder where it can be done" in refused.remedy

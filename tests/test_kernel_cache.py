@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -170,12 +171,24 @@ def test_the_default_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert Cache().root == Path.home() / ".cache" / "imakexec"
 
 
+@pytest.mark.parametrize("home", [None, ""])
+def test_without_a_home_in_the_environment_it_is_the_account_s(
+    monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    assert Cache().root == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache" / "imakexec"
+
+
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def no_account(_: int) -> None:
+        raise KeyError("uid not found")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(pwd, "getpwuid", no_account)
     with pytest.raises(UserError) as caught:
         Cache()
     assert "XDG_CACHE_HOME" in caught.value.remedy

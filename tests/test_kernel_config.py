@@ -84,6 +84,29 @@ def test_every_missing_symbol_is_named_with_origin_and_cause(tmp_path: Path) -> 
     assert pci.startswith("CONFIG_PCI: wanted n (f:4), got y")
 
 
+def test_a_single_symbol_is_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^1 wanted symbol did not survive"):
+        config.verify([Wanted("A", "y", "f:1")], {}, tmp_path)
+
+
+def test_a_number_that_kconfig_clamps_is_the_fault_of_who_asked(tmp_path: Path) -> None:
+    text = "config KB\n\tint\n\trange 0 40\n\tdepends on IMA\n"
+    (tmp_path / "Kconfig").write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.verify([Wanted("KB", "41", "--extra-memory-kb")], {"KB": "40"}, tmp_path)
+    assert caught.value.what == "CONFIG_KB=41 is out of range 0-40"
+    assert caught.value.where == "--extra-memory-kb"
+    assert "Kconfig:3" in caught.value.remedy
+
+
+@pytest.mark.parametrize("limits", ["0 40", "0 50 if X\n\trange 0 40", "0 MOST", "0x0 0x40"])
+def test_no_range_is_blamed_that_is_not_known_to_be_broken(tmp_path: Path, limits: str) -> None:
+    (tmp_path / "Kconfig").write_text(f"config KB\n\tint\n\trange {limits}\n")
+    asked = "40" if limits == "0 40" else "41"
+    with pytest.raises(UserError, match="did not survive"):
+        config.verify([Wanted("KB", asked, "--extra-memory-kb")], {"KB": "3"}, tmp_path)
+
+
 def test_extra_memory_is_found_in_the_trees_kconfig(tmp_path: Path) -> None:
     assert not config.has_extra_memory(tmp_path)
     kconfig = tmp_path / "security/integrity/ima/Kconfig"

@@ -48,3 +48,16 @@ def test_a_command_can_be_pasted() -> None:
     assert live.shell_command(("qemu", "-m", "512", "-append", "a b", "-S")) == (
         "qemu \\\n    -m 512 \\\n    -append 'a b' \\\n    -S"
     )
+
+
+def test_a_note_fits_a_terminal_and_hangs_below_itself() -> None:
+    progress, written = _progress()
+    path = "/" + "x" * 90
+    progress.note(
+        "accelerator: tcg (KVM [opened] but the probe guest printed no banner within 3 s)"
+    )
+    progress.note(path)
+    first, second, *long = written.getvalue().splitlines()
+    assert first == f"{'':9} --  accelerator: tcg (KVM [opened] but the probe guest printed no"
+    assert second == f"{'':14}banner within 3 s)"
+    assert [line.strip() for line in long] == [f"--  {path}"]

@@ -3,8 +3,8 @@
 
 Without a subcommand it is the main job, so that `./run_qemu.sh --patches 0` does what it says.
 
-Everything but the parsing is imported by the subcommand that needs it: `imakexec verify` must
-run where there is neither QEMU nor a TPM library.
+Everything but the parsing and the result file is imported by the subcommand that needs it:
+`imakexec verify` must run where there is neither QEMU nor a TPM library.
 """
 # ruff: noqa: PLC0415
 
@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -25,14 +26,16 @@ from imakexec.arch import ARCHES
 from imakexec.errors import ImaKexecError, InfraError, UserError
 from imakexec.machine.accelerator import Accelerator
 from imakexec.options import Policy, ShellIn
+from imakexec.report.machine import ResultFile, judgement_document
 
-_OWN_OPTIONS = ("--help", "--version")  # all others are those of the main job
+_OWN_OPTIONS = ("-h", "--help", "--version")  # all others are those of the main job
 
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Prove that Linux carries its IMA measurement log across kexec. "
     "Without a command: run the main job.",
@@ -66,33 +69,50 @@ def main() -> None:
     app(arguments, prog_name="imakexec")
 
 
-def _finish(work: Callable[[], int]) -> NoReturn:
-    """Run a subcommand and end with its exit code, or with the one of its error."""
+def _finish(work: Callable[[], int], result: ResultFile | None = None) -> NoReturn:
+    """Run a subcommand and end with its exit code, or with the one of its error.
+
+    Args:
+        result: what `work` writes its result to.
+    """
     try:
+        if result is not None:
+            result.claim()
         code = work()
     except Exception as error:
         interruption.check()  # an error that only says that a signal came is none
-        code = _report(error)
+        code = _report(_explained(error), result)
     raise typer.Exit(code)
 
 
-def _report(error: Exception) -> int:
-    """Print an error and return its exit code.
+def _explained(error: Exception) -> ImaKexecError:
+    """The error as one that says who is at fault.
 
     What no room of the house has explained says nothing about a kernel either.
     """
-    if isinstance(error, OSError):
-        error = InfraError.refused("this host refused an operation", error)
     if isinstance(error, ImaKexecError):
-        _err.print(f"imakexec: {error}", markup=False, highlight=False)
-        return error.exit_code
+        return error
+    if isinstance(error, OSError):
+        return InfraError.refused("this host refused an operation", error)
     traceback.print_exception(error)
-    _err.print("imakexec: a mistake in imakexec itself: please report it with the lines above")
-    return InfraError.exit_code
+    return InfraError("a mistake in imakexec itself: please report it with the lines above")
+
+
+def _report(error: ImaKexecError, result: ResultFile | None) -> int:
+    """Print an error, write it where the result is missed, and return its exit code."""
+    _err.print(f"imakexec: {error}", markup=False, highlight=False)
+    if result is not None:
+        # The error itself matters more than a file that cannot take it and is empty by now.
+        with suppress(ImaKexecError):
+            result.write_error(error)
+    return error.exit_code
 
 
 # Options that several commands share.
-_Base = Annotated[str, typer.Option(help="Kernel source package: linux-6.1, linux-6.12, ...")]
+_Base = Annotated[
+    str | None,
+    typer.Option(help="Kernel source package: linux-6.1 (default), linux-6.12, ..."),
+]
 _Tree = Annotated[
     Path | None, typer.Option(help="A kernel tree of your own instead; it is never modified.")
 ]
@@ -111,7 +131,7 @@ _Banks = Annotated[str, typer.Option(help="PCR banks of the TPM, separated by co
 @app.command("run")
 def run_command(
     *,
-    base: _Base = "linux-6.1",
+    base: _Base = None,
     kernel_tree: _Tree = None,
     patches: _Patches = None,
     extra_memory_kb: _Extra = None,
@@ -146,10 +166,14 @@ def run_command(
         bool, typer.Option("--verbose", help="Show the guest's console live.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the QEMU and swtpm commands, start neither.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the commands; build what they name if it is missing."
+        ),
     ] = False,
 ) -> None:
     """Take a kernel through kexec and prove its measurement log with TPM quotes."""
+    result_file = ResultFile(json_file, evidence=out)
 
     def work() -> int:
         from imakexec import job
@@ -157,15 +181,10 @@ def run_command(
         from imakexec.machine.qemu import command_lines
         from imakexec.project import find_project
         from imakexec.report import live
-        from imakexec.report.machine import require_writable, write_json
 
-        require_writable(json_file)
-        if arch not in ARCHES:
-            raise UserError(
-                f"no architecture {arch!r}", where="--arch", remedy=f"one of: {', '.join(ARCHES)}"
-            )
+        _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=shell)
         request = KernelRequest(
-            base=base,
+            base=KernelRequest.base if base is None else base,
             kernel_tree=kernel_tree,
             patches=patches,
             extra_memory_kb=extra_memory_kb,
@@ -176,7 +195,7 @@ def run_command(
             next_kernel=next_kernel,
             arch=ARCHES[arch],
             accelerator=accel,
-            banks=tuple(banks.split(",")),
+            banks=tuple(bank.strip() for bank in banks.split(",")),
             files=files,
             cmdline=cmdline,
             policy=policy,
@@ -199,11 +218,39 @@ def run_command(
 
         terminal.print_complaints(_err, result.complaints)
         terminal.print_judgement(_out, result.judgement, folder=result.folder)
-        if json_file is not None:
-            write_json(json_file, result.judgement, folder=result.folder)
+        judged = judgement_document(
+            result.judgement, folder=result.folder, complaints=result.complaints
+        )
+        result_file.write(judged)
         return result.judgement.exit_code
 
-    _finish(work)
+    _finish(work, result_file)
+
+
+def _check_together(
+    *, arch: str, base: str | None, kernel_tree: Path | None, shell: ShellIn | None
+) -> None:
+    """Refuse what no later step could carry out.
+
+    Raises:
+        UserError: no such architecture, two kernels at once, or a shell for nobody.
+    """
+    if arch not in ARCHES:
+        raise UserError(
+            f"no architecture {arch!r}", where="--arch", remedy=f"one of: {', '.join(ARCHES)}"
+        )
+    if base is not None and kernel_tree is not None:
+        raise UserError(
+            "a source package and a tree of your own cannot both be the kernel",
+            where=f"--base {base} --kernel-tree {kernel_tree}",
+            remedy="leave out one of them",
+        )
+    if shell is not None and not sys.stdin.isatty():
+        raise UserError(
+            "--shell needs a terminal",
+            where="standard input",
+            remedy="run it in a terminal, without a pipe or a file as its input",
+        )
 
 
 @app.command()
@@ -214,19 +261,18 @@ def verify(
     ] = None,
 ) -> None:
     """Judge an evidence folder again: no VM, no TPM, no network."""
+    result_file = ResultFile(json_file, evidence=folder)
 
     def work() -> int:
         from imakexec.attest import judge_folder
         from imakexec.report import terminal
-        from imakexec.report.machine import write_json
 
         judgement = judge_folder(folder)
         terminal.print_judgement(_out, judgement, folder=folder)
-        if json_file is not None:
-            write_json(json_file, judgement, folder=folder)
+        result_file.write(judgement_document(judgement, folder=folder))
         return judgement.exit_code
 
-    _finish(work)
+    _finish(work, result_file)
 
 
 @app.command(
@@ -270,17 +316,15 @@ def bench_roundtrip(
     ] = None,
 ) -> None:
     """Time the main job against the same two boots under a bare QEMU with a scripted init."""
+    result_file = ResultFile(json_file)
 
     def work() -> int:
         from imakexec.bench import roundtrip
         from imakexec.report import live, terminal
-        from imakexec.report.machine import require_writable, write_document
 
-        require_writable(json_file)
         figures = roundtrip(live.TerminalProgress(_err), runs=runs, accelerator=accel)
         terminal.print_figures(_out, figures)
-        if json_file is not None:
-            write_document(json_file, figures.to_json())
+        result_file.write(figures.to_json())
         return 0
 
-    _finish(work)
+    _finish(work, result_file)

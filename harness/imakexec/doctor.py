@@ -67,8 +67,8 @@ with process.spawn(child, stdout=sys.stdout.fileno()):
 
 
 # What files raise that cannot be read (OSError) or do not hold what they should (ValueError,
-# LookupError), and a user without a home folder (RuntimeError, from pathlib).
-_DAMAGE = (OSError, ValueError, LookupError, RuntimeError)
+# LookupError).
+_DAMAGE = (OSError, ValueError, LookupError)
 
 
 class State(StrEnum):

@@ -16,6 +16,12 @@ import shutil
 from pathlib import Path
 from typing import ClassVar, Self
 
+_ELSEWHERE = "--out for the evidence, XDG_CACHE_HOME for the cache, TMPDIR for the rest"
+_ALLOW = (
+    "let this user do that, or name a folder where it can be done "
+    f"({_ELSEWHERE}); `imakexec doctor` says what else this host lacks"
+)
+
 
 class ImaKexecError(Exception):
     """Base of every error that the command reports without a traceback.
@@ -70,12 +76,11 @@ class InfraError(ImaKexecError):
         where = path if error.filename is None else Path(str(error.filename))
         reason = error.strerror or str(error)
         if where is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return cls(f"{what}: {reason}", where=str(where or ""), remedy="see the reason")
+            return cls(f"{what}: {reason}", where=str(where or ""), remedy=_ALLOW)
         return cls(
             f"{what}: {reason} ({free_mib(where):.0f} MiB free)",
             where=str(where),
-            remedy="make room on that file system, or name a folder on another one: --out for the "
-            "evidence, XDG_CACHE_HOME for the cache, TMPDIR for the rest",
+            remedy=f"make room on that file system, or name a folder on another one: {_ELSEWHERE}",
         )
 
 

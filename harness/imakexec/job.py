@@ -8,15 +8,17 @@ what the job does with it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import platform
 import secrets
 import shlex
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +97,7 @@ class JobResult:
     Attributes:
         folder: the evidence.
         judgement: the verifier's.
-        complaints: forbidden kernel messages, of both kernels.
+        complaints: forbidden kernel messages, of both kernels; the verdict does not rest on them.
     """
 
     folder: Path
@@ -200,22 +202,86 @@ def check_options(options: JobOptions) -> None:
     """Refuse, before anything takes long, what would be refused in the end.
 
     Raises:
-        UserError: no such kernel to execute, no such PCR bank, or an evidence folder in use.
+        UserError: no such kernel to execute, no such PCR bank, a command line that no kernel
+            takes, or an evidence folder that is in use or cannot be made.
+        InfraError: there is no room for an evidence folder.
     """
-    if options.next_kernel is not None and not options.next_kernel.is_file():
-        raise UserError(
-            "the kernel to execute is not a file",
-            where=f"--next-kernel {options.next_kernel}",
-            remedy="name a boot image, such as arch/x86/boot/bzImage of a kernel build",
-        )
+    if options.next_kernel is not None:
+        _check_next_kernel(options.next_kernel, options.arch)
     check_banks(options.banks)
-    out = options.out
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    _check_cmdline(options)
+    if options.out is not None:
+        _check_evidence_folder(options.out)
+
+
+def _check_next_kernel(image: Path, arch: Arch) -> None:
+    wrong = ""
+    try:
+        if not image.is_file():
+            wrong = "is not a file"
+        elif not arch.is_boot_image(image):
+            wrong = f"is no boot image for {arch.name}"
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror}"
+    if wrong:
         raise UserError(
-            "the evidence folder exists already and is not an empty folder",
-            where=f"--out {out}",
-            remedy="name another folder, or remove this one",
+            f"the kernel to execute {wrong}",
+            where=f"--next-kernel {image}",
+            remedy=f"name a boot image, such as {arch.kernel_image} of a kernel build",
         )
+
+
+def _check_cmdline(options: JobOptions) -> None:
+    if not options.cmdline.isprintable():
+        raise UserError(
+            "there is a character in the kernel command line that cannot be printed",
+            where=f"--cmdline {options.cmdline!r}",
+            remedy="separate the parameters by blanks",
+        )
+    longest = _with_words_of_the_run(options, scenario.new_token(), shell=options.shell is not None)
+    size, room = len(longest.encode()) + 1, options.arch.cmdline_size
+    if size > room:
+        raise UserError(
+            f"the kernel command line takes {size} bytes, and this kernel has room for {room}",
+            where="--cmdline",
+            remedy=f"make it {size - room} bytes shorter",
+        )
+
+
+def _check_evidence_folder(folder: Path) -> None:
+    """Refuse what is in use, and try whether a file can be made there; leaves no trace."""
+    try:
+        # Not even a link to an empty folder: evidence is moved and copied as one folder.
+        if folder.is_symlink() or (folder.exists() and not _is_empty_folder(folder)):
+            raise UserError(
+                "the evidence folder exists already and is not an empty folder",
+                where=f"--out {folder}",
+                remedy="name another folder, or remove this one",
+            )
+        _try_to_make(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InfraError.refused("the evidence cannot be written", error, folder) from error
+        raise UserError(
+            f"the evidence folder cannot be made: {error.strerror}",
+            where=f"--out {folder}",
+            remedy="name a folder below one that can be written",
+        ) from error
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _try_to_make(folder: Path) -> None:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def kernel_cmdline(options: JobOptions) -> str:
@@ -230,17 +296,22 @@ def kernel_cmdline(options: JobOptions) -> str:
     return " ".join([*words, options.cmdline]).strip()
 
 
+def _with_words_of_the_run(options: JobOptions, token: str, *, shell: bool) -> str:
+    """The command line of one kernel of a run."""
+    words = [kernel_cmdline(options), f"{TOKEN_PARAMETER}={token}"]
+    if shell:
+        words.append(f"{SHELL_PARAMETER}={options.arch.shell_console}")
+    return " ".join(words)
+
+
 def machine_config(prepared: Prepared, options: JobOptions) -> MachineConfig:
     """The machine that boots the prepared kernel with a random token on its command line."""
     token = scenario.new_token()
-    words = [kernel_cmdline(options), f"{TOKEN_PARAMETER}={token}"]
-    if options.shell is ShellIn.BOOT:
-        words.append(f"{SHELL_PARAMETER}={options.arch.shell_console}")
     return MachineConfig(
         arch=options.arch,
         kernel=prepared.kernel.image,
         initrd=prepared.image.initrd,
-        cmdline=" ".join(words),
+        cmdline=_with_words_of_the_run(options, token, shell=options.shell is ShellIn.BOOT),
         accelerator=prepared.accelerator.accelerator,
         memory_mib=options.memory_mib,
         cpus=options.cpus,
@@ -285,9 +356,11 @@ def open_session(
         machine = Machine(config, folder, templates=workshop.templates, on_line=on_line)
         try:
             with machine:
-                evidence.set_run(_describe_run(config, prepared))
+                described = describe_run(config, prepared)
+                evidence.set_run(described)
                 _add_command_lines(evidence, machine)
-                yield Session(machine, evidence, workshop.progress, kernel_cmdline(options))
+                cmdline = kernel_cmdline(options)
+                yield Session(machine, evidence, workshop.progress, cmdline, described)
         except BaseException:
             # What ended the run matters more than a disk that cannot take the last of it.
             with suppress(InfraError):
@@ -323,6 +396,7 @@ def run_main_job(
     folder = options.out if options.out is not None else new_run_folder(workshop.cache)
     with open_session(workshop, prepared, options, folder, on_line=on_line) as session:
         complaints = round_trip(session, options, next_banner=prepared.next_banner)
+        record_complaints(session, complaints)
     from imakexec.attest import judge_folder  # noqa: PLC0415  # see _preload
 
     return JobResult(folder, judge_folder(folder), complaints)
@@ -360,12 +434,17 @@ def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tu
     return loaded.complaints + scenario.complaints(said)
 
 
+def record_complaints(session: Session, complaints: Sequence[str]) -> None:
+    """Keep with the evidence what the kernels said against the hand-over."""
+    session.evidence.set_run({**session.run, "kernel_complaints": list(complaints)})
+
+
 def _offer_shell(session: Session) -> None:
     session.progress.note("a shell in the guest; leave it with `exit` to go on")
     session.guest.wait_for_shell(Deadline.after(_SHELL_SECONDS))
 
 
-def _describe_run(config: MachineConfig, prepared: Prepared) -> dict[str, object]:
+def describe_run(config: MachineConfig, prepared: Prepared) -> dict[str, object]:
     """Metadata for people: nothing in it is judged."""
     kernel = prepared.kernel
     return {
@@ -389,13 +468,18 @@ def _describe_run(config: MachineConfig, prepared: Prepared) -> dict[str, object
             "release": kernel.release,
             "banner": kernel.banner,
             "key": kernel.key,
+            "sha256": _sha256(kernel.image),
             "extra_memory_kb": kernel.extra_memory_kb,
         },
         "next_kernel": {
             "same": prepared.next_image == kernel.image,
-            "sha256": hashlib.sha256(prepared.next_image.read_bytes()).hexdigest(),
+            "sha256": _sha256(prepared.next_image),
         },
     }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Arch:
         kernel_image: the bootable image, relative to the build folder.
         debian_arch: the Debian name of the architecture.
         fragment: the Kconfig fragment of this architecture, in the project's top folder.
+        cmdline_size: bytes that the kernel has for its command line, final NUL included.
+        image_magic: what a boot image holds at which offset.
     """
 
     name: str
@@ -35,3 +38,16 @@ class Arch:
     kernel_image: str
     debian_arch: str
     fragment: str
+    cmdline_size: int
+    image_magic: tuple[int, bytes]
+
+    def is_boot_image(self, path: Path) -> bool:
+        """Whether a file looks like a kernel that boots on this architecture.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        offset, magic = self.image_magic
+        with path.open("rb") as image:
+            image.seek(offset)
+            return image.read(len(magic)) == magic

@@ -21,4 +21,6 @@ X86_64 = Arch(
     kernel_image="arch/x86/boot/bzImage",
     debian_arch="amd64",
     fragment="Kconfig.x86_64.fragment",
+    cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
+    image_magic=(0x202, b"HdrS"),  # Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
 )

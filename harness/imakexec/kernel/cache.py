@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -136,9 +137,16 @@ def _user_cache() -> Path:
     # The XDG base directory specification: a relative path is to be ignored.
     if base.startswith("/"):
         return Path(base) / "imakexec"
+    return _home() / ".cache" / "imakexec"
+
+
+def _home() -> Path:
+    """What HOME names, or else the account: an empty HOME is none, and must not mean "/"."""
+    if home := os.environ.get("HOME"):
+        return Path(home)
     try:
-        return Path.home() / ".cache" / "imakexec"
-    except RuntimeError as error:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError as error:
         raise UserError(
             "there is no home folder to keep kernels in",
             where="HOME",

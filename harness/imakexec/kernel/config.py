@@ -8,7 +8,7 @@ The format is that of the kernel's own .config (Documentation/kbuild/kconfig.rst
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +94,31 @@ def verify(wanted: Sequence[Wanted], actual: Mapping[str, str], tree: Path) -> N
     if not wrong:
         return
     kconfig = Kconfig.read(tree)
+    _require_in_range(wrong, kconfig)
+    symbols = "symbol" if len(wrong) == 1 else "symbols"
     raise UserError(
-        f"{len(wrong)} wanted symbols did not survive the configuration of this kernel",
+        f"{len(wrong)} wanted {symbols} did not survive the configuration of this kernel",
         where=str(tree),
         remedy="correct the fragment, or choose a tree that has the symbols",
         tail="\n".join(_complaint(symbol, actual, kconfig) for symbol in wrong),
     )
+
+
+def _require_in_range(wrong: Iterable[Wanted], kconfig: Kconfig) -> None:
+    """Blame whoever asked for a number that Kconfig clamps, and not the tree.
+
+    Raises:
+        UserError: a number is out of its symbol's range.
+    """
+    for symbol in wrong:
+        limits = kconfig.ranges.get(symbol.name)
+        if limits is None or limits.holds(symbol.value):
+            continue
+        raise UserError(
+            f"CONFIG_{symbol.name}={symbol.value} is out of range {limits.low}-{limits.high}",
+            where=symbol.origin,
+            remedy=f"give {limits.low} to {limits.high} ({limits.place} of this kernel)",
+        )
 
 
 def _complaint(symbol: Wanted, actual: Mapping[str, str], kconfig: Kconfig) -> str:
@@ -109,35 +128,56 @@ def _complaint(symbol: Wanted, actual: Mapping[str, str], kconfig: Kconfig) -> s
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers that a symbol can have.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        place: file and line that say so.
+    """
+
+    low: int
+    high: int
+    place: str
+
+    @classmethod
+    def parse(cls, text: str, place: str) -> Range | None:
+        """What stands behind `range`; None if it is more than two decimal numbers."""
+        match = re.fullmatch(r"(-?\d+)\s+(-?\d+)", text.strip())
+        return cls(int(match[1]), int(match[2]), place) if match else None
+
+    def holds(self, value: str) -> bool:
+        """Whether the value is in the range; what is no decimal number is nothing to judge."""
+        return re.fullmatch(r"-?\d+", value) is None or self.low <= int(value) <= self.high
+
+
+@dataclass(frozen=True)
 class Kconfig:
     """What a tree's Kconfig files say, read as text: good enough to explain, not to decide.
 
     Attributes:
         depends: of every symbol, its `depends on` expressions with file and line, one tuple for
             all places where the symbol is defined.
+        ranges: of every symbol that has a single one, without a condition, in decimal numbers.
     """
 
     depends: Mapping[str, tuple[tuple[str, str], ...]]
+    ranges: Mapping[str, Range]
 
     @classmethod
     def read(cls, tree: Path) -> Kconfig:
         """Read every Kconfig file below `tree`."""
         depends: dict[str, tuple[tuple[str, str], ...]] = {}
-        for path in sorted(tree.rglob("Kconfig*")):
-            if not path.is_file():
-                continue
-            name = ""
-            text = path.read_text(encoding="utf-8", errors="replace")
-            for number, line in enumerate(text.splitlines(), 1):
-                if match := re.match(r"\s*(?:menu)?config (\w+)", line):
-                    name = match[1]
-                    depends.setdefault(name, ())
-                elif re.match(r"(?:menu|choice|if|endif|endmenu|source)\b", line):
-                    name = ""
-                elif name and (match := re.match(r"\s+depends on (.+)", line)):
-                    place = f"{path.relative_to(tree)}:{number}"
-                    depends[name] = (*depends[name], (match[1], place))
-        return cls(depends)
+        ranges: dict[str, list[Range | None]] = {}
+        for name, line, place in _symbol_lines(tree):
+            depends.setdefault(name, ())
+            if match := re.match(r"\s+depends on (.+)", line):
+                depends[name] = (*depends[name], (match[1], place))
+            elif match := re.match(r"\s+range (.+)", line):
+                ranges.setdefault(name, []).append(Range.parse(match[1], place))
+        single = {name: found[0] for name, found in ranges.items() if len(found) == 1}
+        return cls(depends, {name: limits for name, limits in single.items() if limits})
 
     def likely_cause(self, name: str, actual: Mapping[str, str]) -> str:
         """Why a symbol is not what it should be, as far as the text tells."""
@@ -148,6 +188,22 @@ class Kconfig:
             if off:
                 return f"it depends on {expression} ({place}); not set: {', '.join(off)}"
         return "another symbol selects it, or a menu around it is off"
+
+
+def _symbol_lines(tree: Path) -> Iterator[tuple[str, str, str]]:
+    """Of every Kconfig file, the lines that define a symbol: its name, the line, file and line."""
+    for path in sorted(tree.rglob("Kconfig*")):
+        if not path.is_file():
+            continue
+        name = ""
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            if match := re.match(r"\s*(?:menu)?config (\w+)", line):
+                name = match[1]
+            elif re.match(r"(?:menu|choice|if|endif|endmenu|source)\b", line):
+                name = ""
+            if name:
+                yield name, line, f"{path.relative_to(tree)}:{number}"
 
 
 def has_extra_memory(tree: Path) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from imakexec.machine.console import ConsoleLine
 from imakexec.progress import Step
 
 # How often a step reports in a log, where a spinner would only be noise.
 _LOG_SECONDS = 20.0
+_WIDTH = 80
+_NOTE_INDENT = 14  # below the titles of steps
 
 
 class _Line:
@@ -87,11 +89,16 @@ class TerminalProgress:
             line.end(mark)
 
     def note(self, text: str) -> None:
-        """Show one line that stays."""
-        self._console.print(f"{'':9} [cyan]--[/cyan]  {escape(text)}", highlight=False)
+        """Show a text that stays, folded below itself."""
+        # A path that is too long stays whole, to be copied.
+        folded = textwrap.wrap(
+            text, _WIDTH - _NOTE_INDENT, break_long_words=False, break_on_hyphens=False
+        )
+        shown = f"\n{'':{_NOTE_INDENT}}".join(folded)
+        self._console.print(f"{'':9} [cyan]--[/cyan]  {escape(shown)}", highlight=False)
 
 
-def console_printer(console: Console) -> Callable[[ConsoleLine], None]:
+def console_printer(console: Console) -> Callable[[object], None]:
     """What prints each line of the guest's console as it comes."""
     return lambda line: console.print(str(line), markup=False, highlight=False)
 

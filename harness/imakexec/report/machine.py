@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A judgement, or figures, for machines."""
+"""A judgement, figures, or an error, for machines."""
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,49 +14,102 @@ from imakexec.errors import ImaKexecError, InfraError, UserError
 if TYPE_CHECKING:
     from imakexec.attest import Judgement
 
+ERROR_SCHEMA = "imakexec-error/1"
 
-def require_writable(path: Path | None) -> None:
-    """Refuse before a run what could not be written after it.
+
+class ResultFile:
+    """The file that a command writes its result to; it never contradicts the exit code.
 
     Args:
-        path: where the result is to go; None asks nothing.
-
-    Raises:
-        UserError: the file cannot be opened for writing.
-        InfraError: its disk is full.
+        path: where the result is to go; None for nowhere.
+        evidence: a folder that it must not lie in: it would be no part of that evidence, or
+            replace one.
     """
-    if path is None or path.is_fifo() or path.is_char_device():
+
+    def __init__(self, path: Path | None, *, evidence: Path | None = None) -> None:
+        self._path = path
+        self._evidence = evidence
+        self._claimed = False
+
+    def claim(self) -> None:
+        """Take an old result away, and refuse before the work what could not be written after it.
+
+        Raises:
+            UserError: the file cannot be opened for writing, or would lie in the evidence.
+            InfraError: its disk is full.
+        """
+        if self._path is None:
+            return
+        if self._evidence is not None:
+            _require_outside(self._path, self._evidence)
+        _empty(self._path)
+        self._claimed = True
+
+    def write(self, document: Mapping[str, object]) -> None:
+        """Write one JSON object.
+
+        Raises:
+            UserError: the file cannot be written.
+            InfraError: its disk is full.
+        """
+        if self._path is None:
+            return
+        try:
+            self._path.write_text(json.dumps(document, indent=2) + "\n")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def write_error(self, error: ImaKexecError) -> None:
+        """Say that there is no result, and why; touches no file that was refused.
+
+        Raises:
+            UserError: the file cannot be written.
+            InfraError: its disk is full.
+        """
+        if self._claimed:
+            self.write(error_document(error))
+
+
+def judgement_document(
+    judgement: Judgement, *, folder: Path, complaints: Sequence[str] | None = None
+) -> dict[str, object]:
+    """The judgement, where its evidence lies, and what the kernels said against the hand-over.
+
+    Args:
+        complaints: None where nobody has listened to the kernels.
+    """
+    document: dict[str, object] = {**judgement.to_json(), "evidence": str(folder)}
+    if complaints is not None:
+        document["kernel_complaints"] = list(complaints)
+    return document
+
+
+def error_document(error: ImaKexecError) -> dict[str, object]:
+    """What stands in the place of a result that there is not."""
+    said = {"what": error.what, "where": error.where, "remedy": error.remedy}
+    return {"schema": ERROR_SCHEMA, "exit_code": error.exit_code, "error": said}
+
+
+def _require_outside(path: Path, evidence: Path) -> None:
+    if path.resolve().is_relative_to(evidence.resolve()):
+        raise UserError(
+            "the result would lie in the evidence folder",
+            where=f"--json {path}",
+            remedy="name a file outside of it: evidence is never changed",
+        )
+
+
+def _empty(path: Path) -> None:
+    """Empty an old file; leaves no new one behind."""
+    if path.is_fifo() or path.is_char_device():
         return  # opening one of these is an act of its own
     is_new = not path.exists()
     try:
-        path.open("ab").close()
+        path.open("wb").close()
     except OSError as error:
         raise _unwritable(path, error) from error
     if is_new:
         path.unlink()
-
-
-def write_json(path: Path, judgement: Judgement, *, folder: Path) -> None:
-    """Write the judgement and where its evidence lies as one JSON object.
-
-    Raises:
-        UserError: the file cannot be written.
-        InfraError: its disk is full.
-    """
-    write_document(path, {**judgement.to_json(), "evidence": str(folder)})
-
-
-def write_document(path: Path, document: Mapping[str, object]) -> None:
-    """Write one JSON object.
-
-    Raises:
-        UserError: the file cannot be written.
-        InfraError: its disk is full.
-    """
-    try:
-        path.write_text(json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 def _unwritable(path: Path, error: OSError) -> ImaKexecError:

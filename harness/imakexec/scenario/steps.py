@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,8 @@ from imakexec.machine.qemu import Machine
 from imakexec.progress import Progress
 from imakexec.scenario.messages import complaints
 
-if (
-    TYPE_CHECKING
-):  # the TPM software stack takes long to load, and is wanted only once a guest is up
+# The TPM software stack takes long to load, and is wanted only once a guest is up.
+if TYPE_CHECKING:
     from imakexec.machine.tpm import AttestationKey, Tpm
 
 NEXT_KERNEL = "/boot/next/kernel"
@@ -89,6 +88,7 @@ class Session:
         evidence: where every step records what it saw.
         progress: where every step is announced.
         cmdline: the command line of every kernel, without its token.
+        run: what the evidence says about the run as a whole, for people.
         guest: the way into the guest.
         tpm: the guest's TPM, once it has booted.
         ak: the attestation key, once it has booted.
@@ -100,6 +100,7 @@ class Session:
     evidence: EvidenceWriter
     progress: Progress
     cmdline: str
+    run: Mapping[str, object] = field(default_factory=dict)
     guest: Guest = field(init=False)
     tpm: Tpm = field(init=False)
     ak: AttestationKey = field(init=False)
