@@ -71,7 +71,7 @@ class LoadedKernel:
     Attributes:
         cmdline: its command line.
         token: the random word on it.
-        complaints: what the kernel said against it while loading; empty is good.
+        complaints: what the loading kernel had said against a hand-over by then; empty is good.
     """
 
     cmdline: str
@@ -181,7 +181,6 @@ def kexec_load(
     if shell:
         cmdline += f" {SHELL_PARAMETER}={session.machine.config.arch.shell_console}"
     initrd = _initrd_for_chain(session) if chain else NEXT_INITRD
-    before = kernel_log(session)
     session.guest.run(
         [
             "kexec",
@@ -195,8 +194,7 @@ def kexec_load(
         session.budget(2),
     )
     session.machine.epochs.loaded()
-    said = kernel_log(session)[len(before) :]
-    return LoadedKernel(cmdline, token, complaints(said))
+    return LoadedKernel(cmdline, token, complaints(kernel_log(session)))
 
 
 def generate_activity(session: Session, count: int) -> tuple[str, ...]:
