@@ -188,26 +188,6 @@ def test_a_death_at_the_last_moment_explains_the_lateness(watch: Watch) -> None:
     assert "panic" in str(watch.timed_out(deadline, doing="waiting"))
 
 
-def test_wait_readable_returns_at_input_or_end_of_file(watch: Watch) -> None:
-    read, write = os.pipe()
-    with os.fdopen(read), os.fdopen(write, "wb", buffering=0) as writer:
-        with pytest.raises(GuestFailure, match="reading"):
-            watch.wait_readable(read, soon(), doing="reading")
-        writer.write(b"x")
-        watch.wait_readable(read, soon(), doing="reading")
-        os.read(read, 1)
-        writer.close()
-        watch.wait_readable(read, soon(), doing="reading")
-
-
-def test_wait_readable_is_ended_by_a_death(watch: Watch) -> None:
-    read, write = os.pipe()
-    with os.fdopen(read), os.fdopen(write):
-        threading.Timer(0.05, watch.report, [Sighting(Cause.PANIC, "panic")]).start()
-        with pytest.raises(GuestFailure, match="panic"):
-            watch.wait_readable(read, Deadline.after(5), doing="reading")
-
-
 def test_an_end_of_file_is_explained_by_the_death_that_follows(watch: Watch) -> None:
     threading.Timer(0.05, watch.report, [Sighting(Cause.RESET, "guest reset")]).start()
     assert "guest reset" in str(watch.closed("the channel"))

@@ -252,11 +252,6 @@ class MeasurementLog(Sequence[Record]):
         """The size in bytes of the first `count` records."""
         return self._offsets[count]
 
-    def count_at(self, offset: int) -> int | None:
-        """How many whole records the first `offset` bytes are; None inside a record."""
-        count = bisect_left(self._offsets, offset)
-        return count if count <= len(self) and self._offsets[count] == offset else None
-
     def carrying(self, needle: bytes) -> Iterator[int]:
         """The indices of the records that hold these bytes anywhere, ascending."""
         at = self.data.find(needle)

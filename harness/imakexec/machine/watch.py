@@ -11,7 +11,6 @@ in any order, so `check` lets the observers catch up before it judges.
 from __future__ import annotations
 
 import os
-import select
 import selectors
 import signal
 import subprocess
@@ -255,23 +254,6 @@ class Watch:
         error = self._judge()
         if error is not None:
             raise error
-
-    def wait_readable(self, fd: int, deadline: Deadline, *, doing: str) -> None:
-        """Wait until `fd` has input (or is at end of file).
-
-        Args:
-            doing: what the guest owes us, for the message ("waiting for the agent's answer").
-
-        Raises:
-            GuestFailure, InfraError: as `check`, or the deadline passed.
-        """
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
-        ready = poll.poll(deadline.remaining * 1000)
-        self.check()
-        if not ready:
-            raise self.timed_out(deadline, doing=doing)
 
     def wait_until(self, probe: Callable[[], _T | None], deadline: Deadline, *, doing: str) -> _T:
         """Wait until `probe()` gives something other than None, and return it.
