@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imakexec.arch import X86_64
+from imakexec.arch import ARCHES, X86_64
 from imakexec.errors import InfraError
 from imakexec.machine import accelerator as module
 from imakexec.machine.accelerator import (
@@ -87,6 +87,27 @@ def test_forced_kvm_that_does_not_work_is_the_host_s_failure(
     monkeypatch.setattr(module, "_DEVICE", tmp_path / "kvm")
     with pytest.raises(InfraError, match="is missing"):
         probe_accelerator(X86_64, forced=Accelerator.KVM, memory=tmp_path, kernel=None)
+
+
+@pytest.mark.parametrize("host", ["x86_64", "aarch64"])
+def test_kvm_is_out_of_the_question_for_another_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: host)
+    monkeypatch.setattr(module, "_DEVICE", tmp_path / "kvm")
+    for arch in ARCHES.values():
+        choice = probe_accelerator(arch, forced=None, memory=tmp_path, kernel=None)
+        assert choice.accelerator is Accelerator.TCG
+        same = "kvm is missing" in choice.reason
+        assert same == (arch.uname == host)
+        assert same or choice.reason == f"KVM: the host is {host}, the guest {arch.uname}"
+    with pytest.raises(InfraError, match=f"the host is {host}"):
+        probe_accelerator(
+            next(arch for arch in ARCHES.values() if arch.uname != host),
+            forced=Accelerator.KVM,
+            memory=tmp_path,
+            kernel=None,
+        )
 
 
 def test_forced_tcg_asks_nobody(tmp_path: Path) -> None:

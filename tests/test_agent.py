@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from imakexec.arch import X86_64
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, ImaKexecError, InfraError
 from imakexec.kernel.guest_image import compile_agent
@@ -83,7 +84,7 @@ class Room:
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("agent") / "agent"
-    compile_agent(SOURCE, program, Deadline.after(60))
+    compile_agent(SOURCE, program, Deadline.after(60), arch=X86_64)
     return program
 
 

@@ -162,7 +162,7 @@ def test_base_and_agent_come_out_the_same_anywhere(tmp_path: Path) -> None:
         with umask(mask):
             folder.mkdir(parents=True)
             shutil.copytree(IMAGES, folder / "images")
-            compile_agent(folder / "images" / "agent.c", folder / "agent", soon())
+            compile_agent(folder / "images" / "agent.c", folder / "agent", soon(), arch=X86_64)
             (folder / "list").write_text(
                 "file /init ${images}/init 0755 0 0\nfile /sbin/agent ${build}/agent 0755 0 0\n"
             )

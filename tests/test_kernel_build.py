@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from kernel_trees import MAKEFILE, make_patch, make_tree
 
-from imakexec.arch import X86_64
+from imakexec.arch import ARM64, X86_64
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
 from imakexec.kernel import build
@@ -123,6 +123,32 @@ def test_what_is_built_is_described(request_: KernelRequest, project: Path, cach
     assert kernel.base == str(request_.kernel_tree)
 
 
+def test_a_further_patch_goes_on_top_of_the_series(
+    tree: Path, project: Path, cache: Cache, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "patched", tmp_path / "broken"
+    subprocess.run(["cp", "-a", str(tree), str(before)], check=True)
+    (before / "ima/log.c").write_text("patched\n")
+    subprocess.run(["cp", "-a", str(before), str(after)], check=True)
+    (after / "ima/log.c").write_text("broken\n")
+    make_patch(tmp_path / "further", "break.patch", before, after)
+    series = KernelRequest(X86_64, kernel_tree=tree, patches=1)
+    broken = replace(series, further=(tmp_path / "further/break.patch",))
+    good, bad = _build(series, project, cache), _build(broken, project, cache)
+    assert good.image.read_text().startswith("patched\n")
+    assert bad.image.read_text().startswith("broken\n")
+    assert bad.patches == ("1.patch", "break.patch")
+
+
+def test_other_symbols_are_built_in_a_folder_of_their_own(
+    request_: KernelRequest, project: Path, cache: Cache
+) -> None:
+    _build(request_, project, cache)
+    _build(replace(request_, symbols=("CONFIG_KASAN=y",)), project, cache)
+    _build(request_, project, cache)
+    assert len(list(cache.root.glob("work/*/build-*"))) == 2
+
+
 def test_the_second_build_is_none(request_: KernelRequest, project: Path, cache: Cache) -> None:
     first = _build(request_, project, cache)
     assert _build(request_, project, cache) == first
@@ -156,9 +182,55 @@ def test_everything_that_decides_the_content_is_in_the_key(
     keys.append(_build(request_, project, cache).key)
     (tree / "ima/log.c").write_text("edited\n")
     keys.append(_build(request_, project, cache).key)
-    monkeypatch.setattr(build, "_compiler", lambda _deadline: "gcc 99")
+    monkeypatch.setattr(build, "compiler_versions", lambda *_: "gcc 99")
     keys.append(_build(request_, project, cache).key)
     assert len(set(keys)) == len(keys)
+
+
+@pytest.fixture
+def cross_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in PATH with a compiler and a linker for arm64."""
+    folder = tmp_path / "cross"
+    folder.mkdir()
+    for name in ("gcc", "ld"):
+        tool = folder / f"{ARM64.cross_compile}{name}"
+        tool.write_text(f"#!/bin/sh\necho {name} for arm64 1.2\necho and more\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+@pytest.mark.usefixtures("cross_tools")
+def test_the_compiler_in_the_key_is_that_of_the_architecture() -> None:
+    deadline = Deadline.after(30)
+    assert build.compiler_versions(ARM64, deadline) == "gcc for arm64 1.2\nld for arm64 1.2"
+    assert "arm64" not in build.compiler_versions(X86_64, deadline)
+
+
+@pytest.mark.parametrize("name", ["gcc", "ld"])
+def test_a_missing_cross_compiler_is_asked_for_by_its_package(
+    cross_tools: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (cross_tools / f"{ARM64.cross_compile}{name}").unlink()
+    monkeypatch.setenv("PATH", str(cross_tools))
+    with pytest.raises(InfraError, match=f"there is no {ARM64.cross_compile}{name}") as caught:
+        build.compiler_versions(ARM64, Deadline.after(30))
+    assert "apt-get install --no-install-recommends qemu-system-arm" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("cross_tools")
+def test_an_architecture_is_compiled_with_its_own_tools(
+    request_: KernelRequest, project: Path, cache: Cache, tree: Path
+) -> None:
+    (project / ARM64.fragment).write_text("CONFIG_OF=y\n")
+    rules = _RULES.replace("bzImage:", "Image:").replace("arch/x86", "arch/arm64")
+    rules = rules.replace("arch/arm64/boot/bzImage", "arch/arm64/boot/Image")
+    told = "\techo '  ASKED   $(ARCH) $(CROSS_COMPILE) $(CC) $(HOSTCC)'\n\tsh ./compile\n"
+    (tree / "Makefile").write_text(MAKEFILE + rules.replace("\tsh ./compile\n", told))
+    kernel = _build(replace(request_, arch=ARM64), project, cache)
+    assert kernel.image.name == "Image"
+    prefix = ARM64.cross_compile
+    assert f"ASKED   arm64 {prefix} ccache {prefix}gcc ccache gcc" in kernel.log.read_text()
 
 
 def test_extra_memory_that_the_kernel_cannot_have(

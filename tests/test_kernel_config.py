@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from imakexec.arch import ARCHES, Arch
 from imakexec.errors import UserError
 from imakexec.kernel import config
 from imakexec.kernel.config import Wanted
@@ -117,11 +118,12 @@ def test_extra_memory_is_found_in_the_trees_kconfig(tmp_path: Path) -> None:
     assert config.has_extra_memory(tmp_path)
 
 
-def test_the_projects_fragments_are_well_formed(pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES.keys())
+def test_the_projects_fragments_are_well_formed(pytestconfig: pytest.Config, arch: Arch) -> None:
     names = [
         wanted.name
-        for path in sorted(pytestconfig.rootpath.glob("Kconfig*.fragment"))
-        for wanted in config.read_fragment(path)
+        for fragment in ("Kconfig.fragment", arch.fragment, "Kconfig.debug.fragment")
+        for wanted in config.read_fragment(pytestconfig.rootpath / fragment)
     ]
     assert "IMA_KEXEC" in names
     assert len(names) == len(set(names))

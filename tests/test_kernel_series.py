@@ -54,6 +54,14 @@ def test_a_broken_series_is_named(tmp_path: Path, listing: str, message: str) ->
     assert caught.value.where == str(tmp_path / "series")
 
 
+def test_further_patches_come_last(series: PatchSeries, tmp_path: Path) -> None:
+    (tmp_path / "break.patch").write_text("x")
+    assert series.and_then([tmp_path / "break.patch"]).names == (*series.names, "break.patch")
+    with pytest.raises(UserError, match=r"no such patch: gone\.patch") as caught:
+        series.and_then([tmp_path / "gone.patch"])
+    assert caught.value.where == str(tmp_path / "gone.patch")
+
+
 def test_a_missing_series_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no patch series"):
         PatchSeries.read(tmp_path)

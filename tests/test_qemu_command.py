@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from imakexec.arch import ARCHES, X86_64
+from imakexec.arch import ARM64, X86_64
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import MachineConfig, command_lines, read_event
 from imakexec.machine.watch import Cause
@@ -75,8 +75,27 @@ def test_the_agent_s_port_has_its_name() -> None:
     assert "virtserialport,chardev=channel,name=imakexec.agent" in options(qemu(), "-device")
 
 
-def test_architectures_are_found_under_their_own_names() -> None:
-    assert all(name == arch.name for name, arch in ARCHES.items())
+def test_an_arm64_guest_has_the_board_and_the_tpm_that_survive_a_kexec() -> None:
+    argv = qemu(replace(CONFIG, arch=ARM64, kernel=Path("Image"), cmdline="console=ttyAMA0"))
+    assert argv[0] == "qemu-system-aarch64"
+    assert options(argv, "-M") == ["virt,gic-version=2"]
+    assert options(argv, "-cpu") == ["cortex-a57"]
+    assert options(argv, "-accel") == ["tcg"]
+    assert "tpm-tis-device,tpmdev=tpm0" in options(argv, "-device")
+    assert "virtio-serial-pci" in options(argv, "-device")
+    assert options(argv, "-serial") == ["chardev:console"]
+
+
+def test_a_shell_has_a_console_of_its_own() -> None:
+    assert options(qemu(replace(CONFIG, shell=True)), "-serial") == [
+        "chardev:console",
+        "chardev:shell",
+    ]
+    argv = qemu(replace(CONFIG, arch=ARM64, shell=True))
+    assert options(argv, "-serial") == ["chardev:console"]
+    # It takes port 0 of a bus that must be there already.
+    devices = options(argv, "-device")
+    assert devices.index("virtconsole,chardev=shell") > devices.index("virtio-serial-pci")
 
 
 @pytest.mark.parametrize(
@@ -103,3 +122,12 @@ def test_what_qmp_events_mean(event: dict[str, Any], cause: Cause) -> None:
 @pytest.mark.parametrize("name", ["RESUME", "VSERPORT_CHANGE", "RTC_CHANGE"])
 def test_other_qmp_events_end_nothing(name: str) -> None:
     assert read_event({"event": name, "data": {"open": True}}, qemu_log=Path("log")) is None
+
+
+def test_memory_that_others_see_is_a_shared_file() -> None:
+    assert "-object" not in qemu()
+    argv = qemu(replace(CONFIG, ram=Path("ram"), memory_mib=256))
+    assert options(argv, "-object") == [
+        "memory-backend-file,id=ram,size=256M,share=on,mem-path=ram"
+    ]
+    assert "memory-backend=ram" in options(argv, "-machine")

@@ -4,7 +4,8 @@
 A package that the host's suites offer is taken with the host's settings. One that only another
 suite offers (a newer kernel in backports, say) is taken with a private apt configuration: its own
 lists, its own cache, and a source list with an archive of the host's, so the same mirror and the
-same keys, but another suite. The host's own configuration, lists and pins stay as they are.
+same keys, but another suite. The same goes for packages of an architecture that is not one of the
+host's. The host's own configuration, lists and pins stay as they are, and so does its dpkg.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imakexec import process
@@ -35,6 +36,11 @@ _NEWER_SUITES = (
     "unstable",
     "experimental",
 )
+
+# What accompanies the host's release. Security updates may have an archive of their own, which
+# mirrors keep beside the main one.
+_SISTER_SUITES = ("updates", "proposed-updates", "security")
+_SECURITY = "security"
 
 # sources.list(5): deb [ option1=value1 ... ] uri suite component...
 _ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)")
@@ -92,12 +98,15 @@ class Apt:
 
     def show(self, name: str, deadline: Deadline) -> Package | None:
         """The version of `name` that would be installed, or None if there is none."""
-        arguments = ("show", "--no-all-versions", name)
-        output = self._run("apt-cache", arguments, deadline, check=False).output
-        fields = dict(re.findall(r"^(Version|Size): (\S+)$", output, re.MULTILINE))
-        if len(fields) < 2:
-            return None
-        return Package(name, fields["Version"], int(fields["Size"]))
+        return next(iter(self._show(name, "--no-all-versions", deadline)), None)
+
+    def versions(self, name: str, deadline: Deadline) -> list[Package]:
+        """Every version of `name` that can be fetched, the newest of a suite first."""
+        return self._show(name, "--all-versions", deadline)
+
+    def _show(self, name: str, which: str, deadline: Deadline) -> list[Package]:
+        output = self._run("apt-cache", ("show", which, name), deadline, check=False).output
+        return parse_packages(output, name)
 
     def download(self, package: Package, folder: Path, deadline: Deadline) -> Path:
         """Fetch the package into `folder` and return its path; apt checks it against the lists.
@@ -146,14 +155,21 @@ class OtherSuites:
         """The first suite's offer, and the settings that fetch it.
 
         Raises:
-            UserError: no suite offers the package.
+            UserError: no suite offers the package, or the host names no archive to ask.
             InfraError: no suite's package list can be fetched.
         """
         codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
         suites = (codename, f"{codename}-backports", *_NEWER_SUITES)
+        archives = self._archives(codename)
+        if not archives:
+            raise UserError(
+                f"the host's apt settings name no archive of {codename or 'its distribution'}",
+                where=str(self.settings),
+                remedy="add the distribution's own archive to the apt sources",
+            )
         failure: InfraError | None = None
         seen = []
-        for archive in self._archives(codename):
+        for archive in archives:
             for suite in suites:
                 step.update(f"asking the package list of {suite}")
                 apt = self._private(archive, suite)
@@ -174,48 +190,169 @@ class OtherSuites:
             remedy="choose another --base, or unpack the source and use --kernel-tree DIR",
         )
 
-    def _archives(self, codename: str) -> list[Archive]:
-        """The distribution's own archives among the host's sources, by mirror.
+    def find_all(self, name: str, deadline: Deadline) -> list[tuple[Package, Apt]]:
+        """What the suites that accompany the host's release offer, and how it is fetched.
 
-        Raises:
-            UserError: there is none.
+        A suite that does not exist, or cannot be reached, offers nothing.
         """
-        own = {"sid", "oldstable", codename, *_NEWER_SUITES}
+        codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+        offers: list[tuple[Package, Apt]] = []
+        for suite in (codename, *(f"{codename}-{sister}" for sister in _SISTER_SUITES)):
+            for archive in self._archives_of(suite, codename):
+                apt = self._private(archive, suite)
+                try:
+                    apt.update(deadline)
+                except InfraError:
+                    continue
+                offers += [(package, apt) for package in apt.versions(name, deadline)]
+                break  # the others are mirrors of it
+        return offers
+
+    def _archives(self, codename: str) -> list[Archive]:
+        """The distribution's own archives among the host's sources, by mirror."""
+        own = _own_suites(codename)
         archives = {
             archive.uri: archive
             for archive in read_sources(self.settings)
             if own.intersection(archive.suites) and "main" in archive.components
         }
-        if not archives:
+        return list(archives.values())
+
+    def _archives_of(self, suite: str, codename: str) -> list[Archive]:
+        """Where a suite of the host's release may be: where the host says so, else by custom."""
+        named = [archive for archive in read_sources(self.settings) if suite in archive.suites]
+        if named or not suite.endswith(f"-{_SECURITY}"):
+            return named or self._archives(codename)
+        return [
+            replace(archive, uri=f"{archive.uri.rstrip('/')}-{_SECURITY}")
+            for archive in self._archives(codename)
+        ]
+
+    def _private(self, archive: Archive, suite: str) -> Apt:
+        """Settings of our own for one suite: our sources and lists, the host's keys and proxy."""
+        return _private_apt(self.state / suite, _stanza(archive, suite))
+
+
+@dataclass(frozen=True)
+class OtherArchitecture:
+    """The host's release for an architecture that its dpkg does not know of.
+
+    Attributes:
+        name: Debian's name of the architecture.
+        state: a folder for lists and settings of our own; created, and kept between runs.
+        settings: the host's apt settings.
+    """
+
+    name: str
+    state: Path
+    settings: Path = _APT_SETTINGS
+
+    def fetched(self, deadline: Deadline) -> Apt:
+        """Settings with fresh lists of the release and of what accompanies it.
+
+        Raises:
+            UserError: the host names no archive to ask.
+            InfraError: the lists cannot be fetched; an archive may not have the architecture.
+        """
+        codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+        own = _own_suites(codename)
+        stanzas = [
+            _stanza(archive, suite)
+            for archive in read_sources(self.settings)
+            for suite in archive.suites
+            if suite.partition("-")[0] in own and "main" in archive.components
+        ]
+        if not stanzas:
             raise UserError(
                 f"the host's apt settings name no archive of {codename or 'its distribution'}",
                 where=str(self.settings),
                 remedy="add the distribution's own archive to the apt sources",
             )
-        return list(archives.values())
+        apt = _private_apt(
+            self.state / self.name,
+            "\n".join(stanzas),
+            {
+                "APT::Architecture": self.name,
+                "APT::Architectures": self.name,
+                # What is installed here is of an architecture that this apt does not know.
+                "Dir::State::Status": "/dev/null",
+                # Whoever prefers a suite, does so for every architecture.
+                "Dir::Etc::Preferences": str(self.settings / "preferences"),
+                "Dir::Etc::PreferencesParts": str(self.settings / "preferences.d"),
+            },
+        )
+        apt.update(deadline)
+        return apt
 
-    def _private(self, archive: Archive, suite: str) -> Apt:
-        """Settings of our own for one suite: our sources and lists, the host's keys and proxy."""
-        folder = self.state / suite
-        sources = folder / "sources"
-        with explained(self.state):
-            for needed in (sources, folder / "lists/partial", folder / "archives/partial"):
-                needed.mkdir(parents=True, exist_ok=True)
-            (sources / "imakexec.sources").write_text(_stanza(archive, suite))
-        settings = {
-            "Dir::State": folder,
-            "Dir::State::Lists": folder / "lists",
-            "Dir::Cache": folder,
-            "Dir::Cache::Archives": folder / "archives",
-            "Dir::Etc::SourceList": "/dev/null",
-            "Dir::Etc::SourceParts": sources,
-            "Dir::Etc::Preferences": "/dev/null",
-            "Dir::Etc::PreferencesParts": "/dev/null",
-            "Acquire::Languages": "none",
-            # Root's apt would fetch as _apt, which cannot write below a private home.
-            "APT::Sandbox::User": "root",
-        }
-        return Apt(tuple(f"-o{key}={value}" for key, value in settings.items()))
+
+def _own_suites(codename: str) -> set[str]:
+    """What a suite of the distribution is called, without those that accompany a release."""
+    return {"sid", "oldstable", codename, *_NEWER_SUITES}
+
+
+def apt_for(architecture: str, state: Path, deadline: Deadline) -> Apt:
+    """The package tool with what fetches packages of an architecture, the host's or another.
+
+    Args:
+        architecture: Debian's name of it.
+        state: see `OtherArchitecture`.
+
+    Raises:
+        UserError, InfraError: see `OtherArchitecture`.
+    """
+    known = {
+        name
+        for which in ("--print-architecture", "--print-foreign-architectures")
+        for name in process.run(["dpkg", which], deadline=deadline).output.split()
+    }
+    if architecture in known:
+        return Apt()
+    return OtherArchitecture(architecture, state).fetched(deadline)
+
+
+def _private_apt(folder: Path, sources: str, further: Mapping[str, str] | None = None) -> Apt:
+    """Sources, lists and downloads of our own in `folder`, the host's keys and proxy.
+
+    Args:
+        sources: stanzas of a `.sources` file.
+        further: other settings.
+    """
+    parts = folder / "sources"
+    with explained(folder.parent):
+        for needed in (parts, folder / "lists/partial", folder / "archives/partial"):
+            needed.mkdir(parents=True, exist_ok=True)
+        (parts / "imakexec.sources").write_text(sources)
+    settings = {
+        "Dir::State": folder,
+        "Dir::State::Lists": folder / "lists",
+        "Dir::Cache": folder,
+        "Dir::Cache::Archives": folder / "archives",
+        "Dir::Etc::SourceList": "/dev/null",
+        "Dir::Etc::SourceParts": parts,
+        "Dir::Etc::Preferences": "/dev/null",
+        "Dir::Etc::PreferencesParts": "/dev/null",
+        "Acquire::Languages": "none",
+        # Root's apt would fetch as _apt, which cannot write below a private home.
+        "APT::Sandbox::User": "root",
+        **(further or {}),
+    }
+    return Apt(tuple(f"-o{key}={value}" for key, value in settings.items()))
+
+
+def parse_packages(text: str, name: str) -> list[Package]:
+    """The versions of a package in the output of `apt-cache show`, in its order.
+
+    What is only installed, and in no list, has no size there and cannot be fetched.
+    """
+    stanzas = (
+        dict(re.findall(r"^(Package|Version|Size): (\S+)$", stanza, re.MULTILINE))
+        for stanza in re.split(r"\n\s*\n", text)
+    )
+    return [
+        Package(name, fields["Version"], int(fields["Size"]))
+        for fields in stanzas
+        if {"Version", "Size"} <= fields.keys() and fields.get("Package", name) == name
+    ]
 
 
 def read_sources(settings: Path) -> list[Archive]:

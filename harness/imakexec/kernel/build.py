@@ -7,15 +7,15 @@ at a tree. What is kept of a build is what a run needs and what evidence shows: 
 configuration, System.map and log. vmlinux is not, at several times their size: it can be built
 again in seconds from the build folder.
 
-A build folder is kept per source and architecture. One that a kill interrupted is thrown away,
-because a truncated object file looks finished to make; ccache then has nearly all of it.
+A build folder is kept per source, architecture and set of requested symbols. One that a kill
+interrupted is thrown away, because a truncated object file looks finished to make; ccache then has
+nearly all of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,9 +25,10 @@ from pathlib import Path
 from imakexec import process
 from imakexec.arch import Arch
 from imakexec.deadline import Deadline
-from imakexec.errors import UserError
+from imakexec.errors import InfraError, UserError
 from imakexec.kernel import config
-from imakexec.kernel.cache import DISK_FULL_TEXT, Cache, disk_full, explained
+from imakexec.kernel.cache import Cache
+from imakexec.kernel.make import REPRODUCIBLE, KernelMake, build_folder, complaints, jobs
 from imakexec.kernel.series import PatchSeries
 from imakexec.kernel.source import SourceTree, debian_source, user_tree
 from imakexec.kernel.worktree import WorkTree
@@ -39,18 +40,9 @@ _KIND = "kernel"
 _COMMON_FRAGMENT = "Kconfig.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
 _DEFAULT_EXTRA_MEMORY_KB = 40
-_SHOWN_COMPLAINTS = 20
 
-# Without these every build would differ from the last, and ccache would never hit.
-_REPRODUCIBLE = {
-    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
-    "KBUILD_BUILD_USER": "imakexec",
-    "KBUILD_BUILD_HOST": "imakexec",
-    "KBUILD_BUILD_VERSION": "1",
-}
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
 _PRODUCT = re.compile(r"  [A-Z][A-Z0-9_]* +(\S+)")
-_COMPLAINT = re.compile(r"error|undefined reference|\*\*\*", re.IGNORECASE)
 _BANNER = re.compile(rb"Linux version [0-9][^\n\0]*(?=\n\0)")
 
 
@@ -75,6 +67,7 @@ class KernelRequest:
         extra_memory_kb: CONFIG_IMA_KEXEC_EXTRA_MEMORY_KB, in KiB. None stands for the project's
             default where the kernel has the option.
         symbols: further lines of a configuration fragment, e.g. "CONFIG_KASAN=y".
+        further: patch files that are applied on top of the series, in order.
     """
 
     arch: Arch
@@ -83,6 +76,7 @@ class KernelRequest:
     patches: int | None = None
     extra_memory_kb: int | None = None
     symbols: tuple[str, ...] = ()
+    further: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ class _Plan:
             "extra_memory_kb": self.request.extra_memory_kb,
             "arch": self.request.arch.name,
             "compiler": self.compiler,
-            "environment": _REPRODUCIBLE,
+            "environment": dict(REPRODUCIBLE),
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
@@ -164,16 +158,13 @@ def build_kernel(
         UserError: no such base, a patch that does not apply, a symbol that the tree does not give.
         InfraError: the host failed: network, disk, a missing tool, the deadline.
     """
-    if request.kernel_tree is not None:
-        source = user_tree(request.kernel_tree, cache, progress, deadline)
-    else:
-        source = debian_source(request.base, cache, progress, deadline)
+    source = find_source(request, cache, progress, deadline)
     plan = _Plan(
         request=request,
         source=source,
-        series=choose_series(request, project),
-        wanted=tuple(_wanted(request, project)),
-        compiler=_compiler(deadline),
+        series=choose_series(request, project).and_then(request.further),
+        wanted=tuple(wanted_symbols(request, project)),
+        compiler=compiler_versions(request.arch, deadline),
     )
     with progress.step(f"kernel {plan.title}") as step:
         image = _load(plan, cache)
@@ -193,6 +184,20 @@ def build_kernel(
     return image
 
 
+def find_source(
+    request: KernelRequest, cache: Cache, progress: Progress, deadline: Deadline
+) -> SourceTree:
+    """The unpatched source that the request means.
+
+    Raises:
+        UserError: no such base, or no kernel tree.
+        InfraError: the source cannot be downloaded or unpacked.
+    """
+    if request.kernel_tree is not None:
+        return user_tree(request.kernel_tree, cache, progress, deadline)
+    return debian_source(request.base, cache, progress, deadline)
+
+
 def choose_series(request: KernelRequest, project: Path) -> PatchSeries:
     """The patches that the request means.
 
@@ -202,16 +207,29 @@ def choose_series(request: KernelRequest, project: Path) -> PatchSeries:
     Raises:
         UserError: the series is shorter than asked for, or broken.
     """
-    folder = project / "patches" / f"{request.base}.y"
-    if request.kernel_tree is None and folder.is_dir():
+    folder = series_folder(request, project)
+    if request.kernel_tree is None and folder.name == f"{request.base}.y":
         series = PatchSeries.read(folder)
         return series if request.patches is None else series.first(request.patches)
     if not request.patches:
         return PatchSeries()
-    return PatchSeries.read(project / "patches" / _DEFAULT_SERIES).first(request.patches)
+    return PatchSeries.read(folder).first(request.patches)
 
 
-def _wanted(request: KernelRequest, project: Path) -> list[config.Wanted]:
+def series_folder(request: KernelRequest, project: Path) -> Path:
+    """Where the series lies that is meant for the base, or else is tried on it if asked for."""
+    own = project / "patches" / f"{request.base}.y"
+    if request.kernel_tree is None and own.is_dir():
+        return own
+    return project / "patches" / _DEFAULT_SERIES
+
+
+def wanted_symbols(request: KernelRequest, project: Path) -> list[config.Wanted]:
+    """The configuration that the request means, without its extra memory.
+
+    Raises:
+        UserError: a fragment is missing or is none.
+    """
     return config.merge(
         config.read_fragment(project / _COMMON_FRAGMENT),
         config.read_fragment(project / request.arch.fragment),
@@ -219,11 +237,19 @@ def _wanted(request: KernelRequest, project: Path) -> list[config.Wanted]:
     )
 
 
-def _compiler(deadline: Deadline) -> str:
-    """What compiles and links, with versions."""
+def compiler_versions(arch: Arch, deadline: Deadline) -> str:
+    """What compiles and links for an architecture, with versions, one a line.
+
+    Raises:
+        InfraError: one is missing.
+    """
+    tools = (arch.compiler, f"{arch.cross_compile}ld")
+    for tool in tools:
+        if shutil.which(tool) is None:
+            raise InfraError(f"there is no {tool} on this host", where="PATH", remedy=arch.set_up)
     return "\n".join(
         process.run([tool, "--version"], deadline=deadline).output.partition("\n")[0]
-        for tool in ("gcc", "ld")
+        for tool in tools
     )
 
 
@@ -261,7 +287,13 @@ class _Build:
 
     @property
     def _objects(self) -> Path:
-        return self.work.folder / f"build-{self.plan.request.arch.name}"
+        request = self.plan.request
+        name = f"build-{request.arch.name}"
+        if request.symbols:
+            # Going back and forth between configurations in one folder compiles all of it anew.
+            text = "\n".join(sorted(request.symbols))
+            name += f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return self.work.folder / name
 
     @property
     def _log(self) -> Path:
@@ -269,22 +301,10 @@ class _Build:
 
     def into(self, folder: Path) -> None:
         """Configure, compile and put what is kept into `folder`."""
-        unfinished = self._objects / "unfinished"
-        with explained(self.cache.root):
-            if unfinished.exists():
-                self.step.update("removing what an interrupted build left")
-                shutil.rmtree(self._objects)
-            self._objects.mkdir(exist_ok=True)
-            unfinished.touch()
+        with build_folder(self._objects, self.step):
             self._log.unlink(missing_ok=True)
-        try:
             actual = self._configure()
             self._compile(actual)
-        except UserError:
-            # An orderly end: make has removed the targets that it could not finish.
-            unfinished.unlink()
-            raise
-        unfinished.unlink()
         self._keep(folder, actual)
 
     def _configure(self) -> Mapping[str, str]:
@@ -318,8 +338,7 @@ class _Build:
             # Objtool and its libsubcmd both link tools/objtool/fixdep (tools/objtool/Makefile of
             # 6.1), so that in a parallel build one can run it while the other writes it.
             self._make(["tools/objtool"], on_line=self._watch)
-        jobs = len(os.sched_getaffinity(0))
-        self._make([f"-j{jobs}", self.plan.request.arch.kernel_target], on_line=self._watch)
+        self._make([jobs(), self.plan.request.arch.kernel_target], on_line=self._watch)
 
     def _watch(self, line: str) -> None:
         product = _PRODUCT.match(line)
@@ -340,33 +359,22 @@ class _Build:
         Raises:
             BuildFailure: it failed, though the disk is not full.
         """
-        made = process.run(
-            [
-                "make",
-                f"--directory={self.work.tree}",
-                f"O={self._objects}",
-                f"ARCH={self.plan.request.arch.kernel_arch}",
-                "CC=ccache gcc",
-                "HOSTCC=ccache gcc",
-                "LOCALVERSION=",  # else a tree that is a git work tree gets a "+"
-                *arguments,
-            ],
-            env={**_environment(self.cache), **(settings or {})},
+        make = KernelMake(
+            tree=self.work.tree,
+            objects=self._objects,
+            kernel_arch=self.plan.request.arch.kernel_arch,
+            cross_compile=self.plan.request.arch.cross_compile,
+            cache=self.cache,
             log=self._log,
-            on_line=on_line,
-            deadline=self.deadline,
-            check=False,
         )
+        made = make.run(arguments, self.deadline, settings=settings, on_line=on_line)
         if made.returncode == 0:
             return
-        if DISK_FULL_TEXT in made.output:
-            raise disk_full(self.cache.root)
-        complaints = [line for line in made.output.splitlines() if _COMPLAINT.search(line)]
         raise BuildFailure(
             f"make {arguments[-1]} failed for {self.plan.title}",
             where=str(self._log),
             remedy="correct the patch or the tree, or choose another --patches N",
-            tail="\n".join(complaints[:_SHOWN_COMPLAINTS]),
+            tail=complaints(made.output),
         )
 
     def _keep(self, folder: Path, actual: Mapping[str, str]) -> None:
@@ -395,20 +403,3 @@ def read_banner(vmlinux: bytes) -> str:
     if match is None:
         raise ValueError("no banner in this kernel image")
     return match[0].decode()
-
-
-def _environment(cache: Cache) -> dict[str, str]:
-    """Nothing of the user's environment that could change the result and is not in the key."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in ("PATH", "HOME", "TMPDIR") or name.startswith("CCACHE_")
-    }
-    ours = {
-        "CCACHE_DIR": str(cache.root / "ccache"),
-        "CCACHE_NOHASHDIR": "1",
-        # Headers just made or just linked look too new to be trusted by their time, which costs
-        # half of the direct hits; the lock keeps them from changing while they are read.
-        "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime",
-    }
-    return {**ours, **kept, **_REPRODUCIBLE, "LC_ALL": "C"}

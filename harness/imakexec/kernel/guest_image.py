@@ -26,11 +26,11 @@ from typing import Protocol
 from imakexec import process
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
+from imakexec.kernel.apt import Apt, apt_for
 from imakexec.kernel.cache import Cache
 from imakexec.progress import Progress, Step
 
-_COMPILER = "gcc"
-_COMPILE = (_COMPILER, "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")
+_COMPILE = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")
 _C_LOCALE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"}
 _NEEDED = re.compile(r"\(NEEDED\)\s+Shared library: \[(.+)\]")
 _INTERPRETER = re.compile(r"\[Requesting program interpreter: (.+)\]")
@@ -41,6 +41,10 @@ class _GuestArch(Protocol):
 
     @property
     def debian_arch(self) -> str: ...
+    @property
+    def compiler(self) -> str: ...
+    @property
+    def set_up(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,14 @@ def build_guest_image(
     with progress.step("guest image") as step, cache.lock("guest-image", deadline, progress):
         tree = _packages_tree(images / "packages.txt", arch, cache, step, deadline)
         packages = tuple((tree / "versions").read_text().split())
-        key = _image_key(images, kernel, packages, deadline)
+        key = _image_key(images, kernel, packages, arch, deadline)
         entry = cache.lookup("guest-image", key)
         if entry is not None:
             step.done("cached")
             return GuestImage(entry / "initrd", key, packages)
         with cache.publish("guest-image", key) as scratch:
             step.update("compiling the agent")
-            compile_agent(images / "agent.c", scratch / "agent", deadline)
+            compile_agent(images / "agent.c", scratch / "agent", deadline, arch=arch)
             step.update("packing")
             locations = {
                 "images": str(images),
@@ -136,9 +140,11 @@ def _read_kernel(path: Path) -> bytes:
         ) from error
 
 
-def _image_key(images: Path, kernel: bytes, packages: tuple[str, ...], deadline: Deadline) -> str:
+def _image_key(
+    images: Path, kernel: bytes, packages: tuple[str, ...], arch: _GuestArch, deadline: Deadline
+) -> str:
     """Identity of what goes in: the recipe, its reader (this file), packages, compiler, kernel."""
-    compiler = process.run([_COMPILER, "--version"], deadline=deadline, env=_C_LOCALE)
+    compiler = process.run([arch.compiler, "--version"], deadline=deadline, env=_C_LOCALE)
     parts = [" ".join(packages).encode(), compiler.output.encode(), kernel]
     for path in (*sorted(images.iterdir()), Path(__file__)):
         parts += [path.name.encode(), path.read_bytes()]
@@ -160,7 +166,9 @@ def _packages_tree(
     entry = cache.lookup("guest-packages", key)
     if entry is None:
         with cache.publish("guest-packages", key) as scratch:
-            _fetch_packages(names, scratch, step, deadline)
+            step.update("looking for packages")
+            apt = apt_for(arch.debian_arch, cache.root / "apt", deadline)
+            _fetch_packages(apt, names, scratch, step, deadline)
         entry = cache.lookup("guest-packages", key)
     assert entry is not None, "published above, under the lock"
     return entry
@@ -172,11 +180,13 @@ def read_names(listing: Path) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _fetch_packages(names: list[str], folder: Path, step: Step, deadline: Deadline) -> None:
+def _fetch_packages(
+    apt: Apt, names: list[str], folder: Path, step: Step, deadline: Deadline
+) -> None:
     """Download by the host's apt, which checks signatures, and unpack without installing."""
     step.update(f"fetching {len(names)} packages")
     process.run(
-        ["apt-get", "download", *names],
+        ["apt-get", *apt.options, "download", *names],
         deadline=deadline,
         cwd=folder,
         on_line=step.update,
@@ -193,18 +203,18 @@ def _fetch_packages(names: list[str], folder: Path, step: Step, deadline: Deadli
     (folder / "versions").write_text("\n".join(sorted(versions)) + "\n")
 
 
-def compile_agent(source: Path, output: Path, deadline: Deadline) -> None:
+def compile_agent(source: Path, output: Path, deadline: Deadline, *, arch: _GuestArch) -> None:
     """Compile the agent for the guest: static, so that it brings no library into the log.
 
     Raises:
         InfraError: the compiler is missing or complains.
     """
     process.run(
-        [*_COMPILE, "-o", str(output), source.name],
+        [arch.compiler, *_COMPILE, "-o", str(output), source.name],
         cwd=source.parent,
         deadline=deadline,
         env=_C_LOCALE,
-        remedy="the agent needs gcc and libc6-dev (run ./run_qemu.sh doctor)",
+        remedy=f"the agent needs a compiler and its static libc: {arch.set_up}",
     )
 
 
@@ -266,7 +276,7 @@ def _parse_node(fields: list[str], locations: Mapping[str, str]) -> Node:
 
 
 def pack_next(kernel: bytes, base: bytes) -> bytes:
-    """The archive with /boot/next, not compressed: both files in it are already."""
+    """The archive with /boot/next, not compressed: the larger part of it mostly is already."""
     return write_cpio(
         [
             Node("boot", stat.S_IFDIR | 0o755),

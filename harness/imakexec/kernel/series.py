@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,14 @@ class PatchSeries:
             )
         return PatchSeries(self.patches[:n])
 
+    def and_then(self, files: Iterable[Path]) -> PatchSeries:
+        """The series with further patch files at its end.
+
+        Raises:
+            UserError: one does not exist.
+        """
+        return PatchSeries((*self.patches, *(_read_further(path) for path in files)))
+
     @property
     def names(self) -> tuple[str, ...]:
         """The patches' names, in order."""
@@ -126,15 +134,35 @@ def _read_patch(folder: Path, words: list[str], listing: Path) -> Patch:
             where=str(listing),
             remedy="patches apply with -p1, as git makes them",
         )
-    try:
-        text = (folder / name).read_text(encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        raise UserError(
+    return _read_file(
+        name,
+        folder / name,
+        UserError(
             f"the series lists a patch that does not exist: {name}",
             where=str(listing),
             remedy="restore the patch or take its line out",
-        ) from None
-    return Patch(name, folder / name, text)
+        ),
+    )
+
+
+def _read_further(path: Path) -> Patch:
+    return _read_file(
+        path.name,
+        path,
+        UserError(
+            f"there is no such patch: {path.name}",
+            where=str(path),
+            remedy="name a patch file that exists",
+        ),
+    )
+
+
+def _read_file(name: str, path: Path, missing: UserError) -> Patch:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        raise missing from None
+    return Patch(name, path, text)
 
 
 def _does_not_apply(patch: Patch, base: str, output: str) -> UserError:

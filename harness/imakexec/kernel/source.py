@@ -120,7 +120,7 @@ class _Memo:
     def fresh(self) -> str | None:
         """The remembered identity if the package lists are as they were."""
         entry = self._read()
-        return entry["identity"] if entry.get("lists") == _lists_state() else None
+        return entry["identity"] if entry.get("lists") == lists_state() else None
 
     def last(self) -> str | None:
         """The remembered identity, whatever the package lists say by now."""
@@ -128,7 +128,7 @@ class _Memo:
 
     def remember(self, identity: str) -> None:
         """Remember `identity` for the package lists of now."""
-        write_atomically(self.path, json.dumps({"identity": identity, "lists": _lists_state()}))
+        write_atomically(self.path, json.dumps({"identity": identity, "lists": lists_state()}))
 
     def _read(self) -> dict[str, str]:
         try:
@@ -138,7 +138,7 @@ class _Memo:
         return entry
 
 
-def _lists_state() -> str:
+def lists_state() -> str:
     """What changes whenever `apt-get update` brings something: it renames files into place."""
     try:
         return str(_APT_LISTS.stat().st_mtime_ns)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def probe_accelerator(
     """
     if forced is Accelerator.TCG:
         return AcceleratorChoice(Accelerator.TCG, "TCG: as asked", forced=True)
-    answer = _obstacle(_DEVICE) or _proven(arch, memory, kernel)
+    answer = _foreign(arch) or _obstacle(_DEVICE) or _proven(arch, memory, kernel)
     if answer.works:
         return AcceleratorChoice(Accelerator.KVM, answer.reason, forced=forced is not None)
     if forced is Accelerator.KVM:
@@ -93,6 +94,14 @@ def probe_accelerator(
             answer.reason, where=str(_DEVICE), remedy="leave --accel out, or repair it"
         )
     return AcceleratorChoice(Accelerator.TCG, answer.reason, forced=False)
+
+
+def _foreign(arch: Arch) -> KvmAnswer | None:
+    """Why KVM is out of the question: it runs guests of the host's own architecture only."""
+    host = platform.machine()
+    if host == arch.uname:
+        return None
+    return KvmAnswer(False, f"KVM: the host is {host}, the guest {arch.uname}", lasting=False)
 
 
 def _obstacle(device: Path) -> KvmAnswer | None:

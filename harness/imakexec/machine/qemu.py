@@ -46,9 +46,11 @@ class MachineConfig:
         initrd: the guest's initramfs; None boots none.
         cmdline: the kernel command line, as given.
         banks: the TPM's PCR banks.
-        shell: connect the guest's second serial port to our own terminal.
+        shell: connect the guest's shell console to our own terminal.
         tpm: whether there is a TPM at all.
         token: the random word in `cmdline` that identifies the first boot, if there is one.
+        ram: a file that is the guest's memory, byte for byte by physical address, for who wants to
+            look at it or damage it; made by QEMU. None for anonymous memory.
     """
 
     arch: Arch
@@ -62,6 +64,7 @@ class MachineConfig:
     shell: bool = False
     tpm: bool = True
     token: str | None = None
+    ram: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,14 @@ def qemu_argv(config: MachineConfig, descriptors: Descriptors) -> tuple[str, ...
     ]
     if config.initrd is not None:
         argv += ["-initrd", str(config.initrd)]
+    if config.ram is not None:
+        argv += [
+            "-object", f"memory-backend-file,id=ram,size={config.memory_mib}M,share=on,"
+                       f"mem-path={config.ram}",
+            "-machine", "memory-backend=ram",
+        ]
     if config.shell:
-        argv += ["-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell"]
+        argv += ["-chardev", "stdio,id=shell,signal=off", *config.arch.shell_device]
     if config.tpm:
         argv += [
             "-chardev", f"socket,id=tpm,fd={descriptors.tpm}",
@@ -127,7 +136,7 @@ def require_programs(arch: Arch) -> None:
         raise InfraError(
             f"there is no {arch.qemu} on this host",
             where="PATH",
-            remedy="./run_qemu.sh installs it; ./run_qemu.sh doctor names all that is missing",
+            remedy=arch.set_up,
         )
     require_swtpm()
 
