@@ -11,6 +11,7 @@ import pexpect
 import pytest
 
 from conftest import Lab
+from imakexec.kernel.build import KernelRequest
 
 _SECONDS = 60
 
@@ -24,10 +25,12 @@ def _pseudo_terminals() -> None:
         pytest.skip(f"this host gives no pseudo-terminal ({error}): is /dev/pts mounted?")
 
 
-@pytest.mark.usefixtures("patched")  # has the kernel built before the clock runs
 @pytest.mark.parametrize("where", ["boot", "kexec"])
-def test_a_shell_answers_and_can_be_interrupted(lab: Lab, tmp_path: Path, where: str) -> None:
-    command = ["-m", "imakexec", "run", "--shell", where, "--files=3", f"--out={lab.folder}"]
+def test_a_shell_answers_and_can_be_interrupted(
+    lab: Lab, patched: KernelRequest, tmp_path: Path, where: str
+) -> None:
+    command = ["-m", "imakexec", "run", f"--arch={patched.arch.name}", f"--out={lab.folder}"]
+    command += ["--shell", where, "--files=3"]
     with (tmp_path / "terminal.log").open("wb") as log:
         terminal = pexpect.spawn(sys.executable, command, timeout=_SECONDS, logfile=log)
         terminal.expect_exact("a shell in the guest")

@@ -51,8 +51,11 @@ _IMAGE_SECONDS = 600.0
 _SHELL_SECONDS = 24 * 3600.0
 _VERSION_SECONDS = 20.0
 _KEPT_RUNS = 50
-_GUEST_POLICY = "/etc/ima/policy"
-_BUILTIN_POLICY = "ima_policy=tcb|critical_data"
+_POLICY_WORDS = {
+    Policy.BUILTIN: "ima_policy=tcb|critical_data",
+    Policy.TCB: "ima_policy=tcb",
+    Policy.LOADED: f"{POLICY_PARAMETER}=/etc/ima/policy",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class JobOptions:
         out: folder for the evidence; None for one below the user's cache.
         keep: whether the images are copied to the evidence too.
         shell: where to stop for a shell; None for not at all.
+        ram: a file to hold the guest's memory; None for memory that nobody else sees.
     """
 
     kernel: KernelRequest
@@ -88,6 +92,7 @@ class JobOptions:
     out: Path | None = None
     keep: bool = False
     shell: ShellIn | None = None
+    ram: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -289,9 +294,7 @@ def kernel_cmdline(options: JobOptions) -> str:
 
     The root must be a ramfs: the "tcb" policy leaves tmpfs out, and nothing would be measured.
     """
-    policy = _BUILTIN_POLICY
-    if options.policy is Policy.LOADED:
-        policy = f"{POLICY_PARAMETER}={_GUEST_POLICY}"
+    policy = _POLICY_WORDS[options.policy]
     words = [f"console={options.arch.console}", "panic=-1", "rootfstype=ramfs", policy]
     return " ".join([*words, options.cmdline]).strip()
 
@@ -318,6 +321,7 @@ def machine_config(prepared: Prepared, options: JobOptions) -> MachineConfig:
         banks=options.banks,
         shell=options.shell is not None,
         token=token,
+        ram=options.ram,
     )
 
 
@@ -461,7 +465,12 @@ def describe_run(config: MachineConfig, prepared: Prepared) -> dict[str, object]
             "reason": prepared.accelerator.reason,
         },
         "guest": {"packages": list(prepared.image.packages), "image": prepared.image.key},
-        "machine": {"cpus": config.cpus, "memory_mib": config.memory_mib, "banks": config.banks},
+        "machine": {
+            "arch": config.arch.name,
+            "cpus": config.cpus,
+            "memory_mib": config.memory_mib,
+            "banks": config.banks,
+        },
         "kernel": {
             "base": kernel.base,
             "patches": list(kernel.patches),

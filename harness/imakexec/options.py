@@ -11,6 +11,8 @@ class Policy(StrEnum):
 
     BUILTIN = "builtin"
     """The kernel's own "tcb" and "critical_data", from the command line."""
+    TCB = "tcb"
+    """The kernel's own "tcb" alone: critical data, and so the markers, are not measured."""
     LOADED = "loaded"
     """The guest image's /etc/ima/policy, loaded by /init."""
 

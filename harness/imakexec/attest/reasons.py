@@ -70,6 +70,7 @@ class Reason(StrEnum):
     FIELD_SUM = "field_sum"
     TEMPLATE_NAME = "template_name"
     PCR_INDEX = "pcr_index"
+    HANDOVER_HEADER = "handover_header"
 
     @property
     def verdict(self) -> Verdict:
@@ -114,6 +115,7 @@ _REASONS_OF: Mapping[Verdict, tuple[Reason, ...]] = {
         Reason.FIELD_SUM,
         Reason.TEMPLATE_NAME,
         Reason.PCR_INDEX,
+        Reason.HANDOVER_HEADER,
     ),
 }
 

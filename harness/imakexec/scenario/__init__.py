@@ -3,31 +3,49 @@
 
 from __future__ import annotations
 
+from imakexec.scenario.activity import generate_activity, measure_bytes, paths_of_records, storm
+from imakexec.scenario.handover import KEEPS_BUFFER, read_handover_buffer
 from imakexec.scenario.messages import FORBIDDEN, complaints
+from imakexec.scenario.session import Session
 from imakexec.scenario.steps import (
+    MEASUREMENTS,
+    NEXT_INITRD,
+    NEXT_KERNEL,
+    Load,
     LoadedKernel,
-    Session,
     boot,
     cold_reset,
-    generate_activity,
+    crash,
     kernel_log,
     kexec_execute,
     kexec_load,
+    kexec_unload,
     new_token,
     take_snapshot,
 )
 
 __all__ = [
     "FORBIDDEN",
+    "KEEPS_BUFFER",
+    "MEASUREMENTS",
+    "NEXT_INITRD",
+    "NEXT_KERNEL",
+    "Load",
     "LoadedKernel",
     "Session",
     "boot",
     "cold_reset",
     "complaints",
+    "crash",
     "generate_activity",
     "kernel_log",
     "kexec_execute",
     "kexec_load",
+    "kexec_unload",
+    "measure_bytes",
     "new_token",
+    "paths_of_records",
+    "read_handover_buffer",
+    "storm",
     "take_snapshot",
 ]

@@ -21,6 +21,7 @@ FORBIDDEN: tuple[str, ...] = (
     "Trying to vfree",
     # at execute
     "Kexec segment is full",
+    "Kexec segment is not mapped",
     "Dump measurements failed",
     "Kexec buffer not set",
     "Kexec file buf not allocated",

@@ -10,53 +10,39 @@ from __future__ import annotations
 import secrets
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
-from imakexec.evidence import Boot, BootKind, EvidenceWriter, QuoteRecord, Snapshot
-from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo, Guest
-from imakexec.machine.qemu import Machine
-from imakexec.progress import Progress
+from imakexec.evidence import Boot, BootKind, QuoteRecord, Snapshot
+from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo
+from imakexec.machine.watch import Expected
 from imakexec.scenario.messages import complaints
-
-# The TPM software stack takes long to load, and is wanted only once a guest is up.
-if TYPE_CHECKING:
-    from imakexec.machine.tpm import AttestationKey, Tpm
+from imakexec.scenario.session import FIRST_BOOT_SECONDS, Session
 
 NEXT_KERNEL = "/boot/next/kernel"
 NEXT_INITRD = "/boot/next/initrd"
 MEASUREMENTS = "/sys/kernel/security/ima/binary_runtime_measurements"
 
-# The first boot of a host that nobody has measured yet. Every later budget is a multiple of what
-# that boot took, but not less than the floor, which covers a host that suddenly has other work.
-_FIRST_BOOT_SECONDS = 90.0
-_BUDGET_FLOOR_SECONDS = 20.0
-_BUDGET_FACTOR = 15.0
 
-# Programs among the new files of an activity: enough to show that execution is measured too.
-_MOST_PROGRAMS = 5
+class Load(StrEnum):
+    """How an image is loaded, and as what."""
 
-_ACTIVITY = """
-set -e
-dir=$1 files=$2 programs=$3
-mkdir -p "$dir"
-i=0
-while [ $i -lt $files ]; do
-    i=$((i + 1))
-    echo "$dir $i" >"$dir/f$i"
-    read -r line <"$dir/f$i"
-done
-i=0
-while [ $i -lt $programs ]; do
-    i=$((i + 1))
-    printf '#!/bin/sh\\nexit 0 # %s %s\\n' "$dir" $i >"$dir/x$i"
-    chmod 755 "$dir/x$i"
-    "$dir/x$i"
-done
-"""
+    FILE = "kexec_file_load"
+    """By kexec_file_load(2), which hands the measurement list over."""
+    LEGACY = "kexec_load"
+    """By kexec_load(2), which does not."""
+    CRASH = "crash kernel"
+    """By kexec_file_load(2), for the next panic; it replaces nothing that waits for execution."""
+
+
+_LOAD_OPTIONS: Mapping[Load, tuple[str, str]] = {
+    Load.FILE: ("-s", "-l"),
+    Load.LEGACY: ("-c", "-l"),
+    Load.CRASH: ("-s", "-p"),
+}
 
 
 def new_token() -> str:
@@ -79,43 +65,6 @@ class LoadedKernel:
     complaints: tuple[str, ...]
 
 
-@dataclass
-class Session:
-    """One run: a machine, its guest over all kernels, and the evidence that it leaves.
-
-    Attributes:
-        machine: started, and stopped by whoever started it.
-        evidence: where every step records what it saw.
-        progress: where every step is announced.
-        cmdline: the command line of every kernel, without its token.
-        run: what the evidence says about the run as a whole, for people.
-        guest: the way into the guest.
-        tpm: the guest's TPM, once it has booted.
-        ak: the attestation key, once it has booted.
-        banks: the TPM's allocated banks, once it has booted.
-        boot_seconds: from power-on to the first agent, which scales all later budgets.
-    """
-
-    machine: Machine
-    evidence: EvidenceWriter
-    progress: Progress
-    cmdline: str
-    run: Mapping[str, object] = field(default_factory=dict)
-    guest: Guest = field(init=False)
-    tpm: Tpm = field(init=False)
-    ak: AttestationKey = field(init=False)
-    banks: tuple[str, ...] = field(init=False, default=())
-    boot_seconds: float = field(init=False, default=_FIRST_BOOT_SECONDS / _BUDGET_FACTOR)
-
-    def __post_init__(self) -> None:
-        self.guest = Guest(self.machine)
-
-    def budget(self, times: float = 1.0) -> Deadline:
-        """A deadline for something that takes about `times` as long as a boot."""
-        boot = max(_BUDGET_FLOOR_SECONDS, _BUDGET_FACTOR * self.boot_seconds)
-        return Deadline.after(boot * max(1.0, times))
-
-
 def boot(session: Session) -> None:
     """Wait for the first kernel, make the attestation key and find the allocated banks.
 
@@ -125,7 +74,7 @@ def boot(session: Session) -> None:
     """
     started = time.monotonic()
     token = session.machine.epochs.current.token or ""
-    info = session.guest.wait_for_agent(Deadline.after(_FIRST_BOOT_SECONDS), token=token)
+    info = session.guest.wait_for_agent(Deadline.after(FIRST_BOOT_SECONDS), token=token)
     session.boot_seconds = time.monotonic() - started
     _record_boot(session, info)
 
@@ -159,17 +108,19 @@ def take_snapshot(session: Session, name: str, *, quote_after: bool = False) -> 
 def kexec_load(
     session: Session,
     *,
-    options: Sequence[str] = (),
+    how: Load = Load.FILE,
+    append: str = "",
     chain: bool = False,
     shell: bool = False,
 ) -> LoadedKernel:
-    """Load the next kernel with kexec_file_load, and look at what the kernel says about it.
+    """Load the next kernel, and look at what the kernel says about it.
 
     The load succeeds even when IMA cannot hand its list over, so the kernel's own messages count
     as much as the exit status.
 
     Args:
-        options: further options of kexec(8).
+        how: by which system call, and for what.
+        append: further words of the next kernel's command line.
         chain: give the next kernel what it needs to execute a kexec of its own.
         shell: have the next kernel offer a shell.
 
@@ -177,58 +128,57 @@ def kexec_load(
         GuestFailure: the kernel refused the image.
     """
     token = new_token()
-    cmdline = f"{session.cmdline} {TOKEN_PARAMETER}={token}"
+    words = [session.cmdline, append, f"{TOKEN_PARAMETER}={token}"]
     if shell:
-        cmdline += f" {SHELL_PARAMETER}={session.machine.config.arch.shell_console}"
+        words.append(f"{SHELL_PARAMETER}={session.machine.config.arch.shell_console}")
+    cmdline = " ".join(word for word in words if word)
     initrd = _initrd_for_chain(session) if chain else NEXT_INITRD
     session.guest.run(
         [
             "kexec",
-            "-s",
-            "-l",
+            *_LOAD_OPTIONS[how],
             NEXT_KERNEL,
             f"--initrd={initrd}",
             f"--command-line={cmdline}",
-            *options,
         ],
         session.budget(2),
     )
-    session.machine.epochs.loaded()
+    if how is not Load.CRASH:
+        session.machine.epochs.loaded()
     return LoadedKernel(cmdline, token, complaints(kernel_log(session)))
 
 
-def generate_activity(session: Session, count: int) -> tuple[str, ...]:
-    """Write and read new files and run new programs, so that `count` records are measured.
+def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
+    """Drop the image that waits for its execution, or the crash kernel's.
 
-    Returns:
-        The paths, in the order in which they are measured.
+    Raises:
+        GuestFailure: the kernel refused.
     """
-    programs = min(_MOST_PROGRAMS, count // 5)
-    files = count - programs
-    folder = f"/t/{secrets.token_hex(3)}"
-    session.guest.run(
-        ["sh", "-c", _ACTIVITY, "activity", folder, str(files), str(programs)],
-        session.budget(1 + count / 100),
-    )
-    return tuple(
-        [f"{folder}/f{i + 1}" for i in range(files)]
-        + [f"{folder}/x{i + 1}" for i in range(programs)]
-    )
+    options = ["-c"] if how is Load.LEGACY else ["-s"]
+    if how is Load.CRASH:
+        options.append("-p")
+    session.guest.run(["kexec", *options, "-u"], session.budget())
+    if how is not Load.CRASH:
+        session.machine.epochs.unloaded()
 
 
-def kexec_execute(session: Session, loaded: LoadedKernel, *, banner: str = "") -> None:
+def kexec_execute(
+    session: Session, loaded: LoadedKernel, *, banner: str = "", meanwhile: str = ""
+) -> None:
     """Execute the loaded kernel and wait for it, proven by banner, boot_id and token.
 
     Args:
         banner: the "Linux version ..." line of the kernel that was loaded, "" if not known.
+        meanwhile: a shell script that starts what goes on while kexec executes.
 
     Raises:
         GuestFailure: it did not come up, or another kernel did.
     """
+    command = ["kexec", "-s", "-e"]
+    if meanwhile:
+        command = ["sh", "-c", f"{meanwhile}\nexec {shlex.join(command)}"]
     session.machine.epochs.executing(loaded.token)
-    info = session.guest.replace_kernel(
-        ["kexec", "-s", "-e"], session.budget(2), token=loaded.token
-    )
+    info = session.guest.replace_kernel(command, session.budget(2), token=loaded.token)
     session.machine.wait_for_kernel(session.budget())
     if banner and info.banner != banner:
         raise GuestFailure(
@@ -236,6 +186,22 @@ def kexec_execute(session: Session, loaded: LoadedKernel, *, banner: str = "") -
             where=str(session.machine.console.path),
             remedy="another image than the loaded one was executed",
         )
+    _record_boot(session, info)
+
+
+def crash(session: Session, loaded: LoadedKernel) -> None:
+    """Make the kernel panic, and wait for the crash kernel that was loaded.
+
+    Raises:
+        GuestFailure: it did not come up.
+    """
+    session.machine.epochs.loaded()
+    session.machine.epochs.executing(loaded.token)
+    with session.machine.watch.expect(Expected.PANIC):
+        info = session.guest.replace_kernel(
+            ["sh", "-c", "echo c >/proc/sysrq-trigger"], session.budget(2), token=loaded.token
+        )
+        session.machine.wait_for_kernel(session.budget())
     _record_boot(session, info)
 
 

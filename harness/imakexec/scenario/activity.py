@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What makes the guest measure: new files, new programs, in numbers or to the byte."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from imakexec.scenario.session import Session
+
+# Programs among the new files of an activity: enough to show that execution is measured too.
+_MOST_PROGRAMS = 5
+
+# A record of the default template "ima-ng" is this long beside its path: PCR, digest, the name with
+# its length, the data's length, d-ng with "sha256:" and 32 bytes, n-ng's length and final NUL.
+_RECORD_OVERHEAD = 4 + 20 + 4 + 6 + 4 + (4 + 8 + 32) + (4 + 1)
+_LONGEST_PATH = 200
+
+_ACTIVITY = """
+set -e
+dir=$1 files=$2 programs=$3
+mkdir -p "$dir"
+i=0
+while [ $i -lt $files ]; do
+    i=$((i + 1))
+    echo "$dir $i" >"$dir/f$i"
+    read -r line <"$dir/f$i"
+done
+i=0
+while [ $i -lt $programs ]; do
+    i=$((i + 1))
+    printf '#!/bin/sh\\nexit 0 # %s %s\\n' "$dir" $i >"$dir/x$i"
+    chmod 755 "$dir/x$i"
+    "$dir/x$i"
+done
+"""
+
+_MEASURE_PATHS = """
+set -e
+while read -r path; do
+    echo "$path" >"$path"
+    read -r line <"$path"
+done
+"""
+
+
+def generate_activity(session: Session, count: int) -> tuple[str, ...]:
+    """Write and read new files and run new programs, so that `count` records are measured.
+
+    Returns:
+        The paths, in the order in which they are measured.
+    """
+    programs = min(_MOST_PROGRAMS, count // 5)
+    files = count - programs
+    folder = f"/t/{secrets.token_hex(3)}"
+    session.guest.run(
+        ["sh", "-c", _ACTIVITY, "activity", folder, str(files), str(programs)],
+        session.budget(1 + count / 100),
+    )
+    return tuple(
+        [f"{folder}/f{i + 1}" for i in range(files)]
+        + [f"{folder}/x{i + 1}" for i in range(programs)]
+    )
+
+
+def measure_bytes(session: Session, size: int) -> tuple[str, ...]:
+    """Measure new files whose records of the default template take `size` bytes, to the byte.
+
+    Returns:
+        The paths, in the order in which they are measured.
+
+    Raises:
+        ValueError: no whole number of records is that long.
+    """
+    folder = f"/b{secrets.token_hex(3)}"
+    paths = paths_of_records(size, folder=folder)
+    session.guest.run(["mkdir", folder], session.budget())
+    session.guest.run(
+        ["sh", "-c", _MEASURE_PATHS],
+        session.budget(1 + len(paths) / 100),
+        stdin="".join(f"{path}\n" for path in paths).encode(),
+    )
+    return paths
+
+
+def paths_of_records(size: int, *, folder: str) -> tuple[str, ...]:
+    """Paths of files in `folder` whose ima-ng records with SHA-256 take `size` bytes together.
+
+    Raises:
+        ValueError: no whole number of records is that long.
+    """
+    count = max(1, -(-size // (_RECORD_OVERHEAD + _LONGEST_PATH)))
+    lengths = [size // count - _RECORD_OVERHEAD + (i < size % count) for i in range(count)]
+    stems = [f"{folder}/{i}." for i in range(count)]
+    if any(
+        not len(stem) <= length <= _LONGEST_PATH
+        for stem, length in zip(stems, lengths, strict=True)
+    ):
+        raise ValueError(f"{size} bytes are no whole number of records")
+    return tuple(stem.ljust(length, "x") for stem, length in zip(stems, lengths, strict=True))
+
+
+def storm(processes: int) -> str:
+    """A shell script that starts processes which measure without end, and goes on.
+
+    Each writes and reads a new file over and over, so that all of a machine's CPUs wait for the
+    list's mutex at any time.
+    """
+    return f"""
+mkdir -p /storm
+for worker in {_words(range(processes))}; do
+    (
+        i=0
+        while :; do
+            i=$((i + 1))
+            echo "$worker $i" >/storm/$worker.$i
+            read -r line </storm/$worker.$i
+        done
+    ) &
+done
+"""
+
+
+def _words(values: Sequence[int]) -> str:
+    return " ".join(str(value) for value in values)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The hand-over buffer as the next kernel finds it, before it has restored anything."""
+
+from __future__ import annotations
+
+from imakexec.errors import GuestFailure
+from imakexec.scenario.session import Session
+
+KEEPS_BUFFER = "initcall_blacklist=init_ima"
+"""For the next kernel's command line: it starts no IMA, which leaves the buffer as it is."""
+
+
+def read_handover_buffer(session: Session) -> bytes | None:
+    """The segment that the running kernel was handed, whole; None if there is none.
+
+    The kernel must have been started with `KEEPS_BUFFER`: a restored buffer is free memory.
+
+    Raises:
+        GuestFailure: the kernel was handed something else than a place in memory.
+        InfraError: the host failed.
+    """
+    place = session.machine.config.arch.handover
+    found = session.guest.run(["sh", "-c", place.script], session.budget())
+    if not found.stdout:
+        return None
+    try:
+        address, size = place.parse(found.stdout)
+    except ValueError as error:
+        raise GuestFailure(
+            f"the kernel was handed no place of a list: {error}",
+            where=place.path,
+            remedy="read the console of the kernel that loaded it",
+        ) from error
+    dump = session.machine.run_dir / "handover.bin"
+    session.machine.execute("pmemsave", {"val": address, "size": size, "filename": str(dump)})
+    content = dump.read_bytes()
+    dump.unlink()
+    return content
