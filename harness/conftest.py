@@ -22,14 +22,15 @@ import pytest
 from rich.console import Console
 
 from imakexec import job
-from imakexec.arch import X86_64
-from imakexec.attest import Judgement, MeasurementLog, judge_folder
+from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
+from imakexec.attest import Judgement, MeasurementLog, Record, judge_folder
 from imakexec.errors import InfraError
 from imakexec.evidence import Evidence
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
 from imakexec.machine.accelerator import Accelerator
+from imakexec.machine.qemu import require_programs
 from imakexec.project import find_project
 from imakexec.report.live import TerminalProgress
 from imakexec.scenario import Session
@@ -52,7 +53,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose what is booted and how."""
     group = parser.getgroup("imakexec")
     group.addoption("--kernel-tree", type=Path, help="a 6.1 kernel tree of your own")
+    group.addoption("--mutation", type=Path, help="a patch that breaks the series on purpose")
     group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
+    group.addoption("--arch", choices=list(ARCHES), default=X86_64.name, help="of the guests")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what the guests' architecture has not; see `Arch.lacks`."""
+    arch = chosen_arch(item.config)
+    for marker in item.iter_markers("needs"):
+        [feature] = marker.args
+        if feature in arch.lacks:
+            pytest.skip(f"{arch.name} lacks {feature}: {arch.lacks[feature]}")
+
+
+def chosen_arch(config: pytest.Config) -> Arch:
+    """What the guests run on."""
+    return ARCHES[config.getoption("--arch")]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -87,10 +104,13 @@ class Run:
         assert log is not None, f"the snapshot {snapshot!r} has no list"
         return log
 
+    def records(self, snapshot: str) -> list[Record]:
+        """The list of a snapshot."""
+        return records_of(self.raw_log(snapshot))
+
     def names(self, snapshot: str) -> list[str]:
         """The event names in the list of a snapshot, in order."""
-        log = MeasurementLog.parse(self.raw_log(snapshot))
-        return [(log[index].event or b"").decode() for index in range(len(log))]
+        return [record.name for record in self.records(snapshot)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +130,9 @@ class Lab:
     @contextmanager
     def session(self, kernel: KernelRequest, **options: object) -> Iterator[Session]:
         """A machine that starts to boot `kernel`; `options` are fields of `JobOptions`."""
-        asked = JobOptions(kernel=kernel, accelerator=self.accelerator, out=self.folder)
+        asked = JobOptions(
+            kernel=kernel, arch=kernel.arch, accelerator=self.accelerator, out=self.folder
+        )
         asked = dataclasses.replace(asked, **options)  # type: ignore[arg-type]  # names, by test
         prepared = self.workshop.prepare(asked)
         with job.open_session(self.workshop, prepared, asked, self.folder) as session:
@@ -137,13 +159,29 @@ class Kernels:
 
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
         self._tree: Path | None = config.getoption("--kernel-tree")
+        mutation: Path | None = config.getoption("--mutation")
+        self._mutation = () if mutation is None else (mutation,)
+        self._arch = chosen_arch(config)
         self._capture = config.pluginmanager.getplugin("capturemanager")
         self._workshop = workshop
 
-    def request(self, *, patches: int | None, extra_memory_kb: int | None) -> KernelRequest:
+    def request(
+        self,
+        *,
+        patches: int | None,
+        extra_memory_kb: int | None,
+        symbols: tuple[str, ...] = (),
+        further: tuple[Path, ...] = (),
+    ) -> KernelRequest:
         """Have the kernel with the first `patches` patches (None: all) built."""
+        require_programs(self._arch)
         wanted = KernelRequest(
-            arch=X86_64, kernel_tree=self._tree, patches=patches, extra_memory_kb=extra_memory_kb
+            arch=self._arch,
+            kernel_tree=self._tree,
+            patches=patches,
+            extra_memory_kb=extra_memory_kb,
+            symbols=symbols,
+            further=(*self._mutation, *further) if patches is None else further,
         )
         self.build(wanted)
         return wanted
@@ -178,6 +216,29 @@ def plain(kernels: Kernels) -> KernelRequest:
     return kernels.request(patches=0, extra_memory_kb=None)
 
 
+@pytest.fixture(scope="session")
+def debug(kernels: Kernels) -> KernelRequest:
+    """The whole series in a kernel that reports its own mistakes."""
+    return kernels.request(
+        patches=None, extra_memory_kb=ENOUGH_KB, symbols=_lines("Kconfig.debug.fragment")
+    )
+
+
+@pytest.fixture(scope="session")
+def probed(kernels: Kernels) -> KernelRequest:
+    """The whole series, with a probe in the reboot chain."""
+    return kernels.request(
+        patches=None,
+        extra_memory_kb=ENOUGH_KB,
+        symbols=_lines("harness/probe/Kconfig.fragment"),
+        further=(find_project() / "harness/probe/reboot-chain.patch",),
+    )
+
+
+def _lines(fragment: str) -> tuple[str, ...]:
+    return tuple((find_project() / fragment).read_text().splitlines())
+
+
 @pytest.fixture
 def lab(workshop: Workshop, pytestconfig: pytest.Config, tmp_path: Path) -> Lab:
     """What a test makes its runs with."""
@@ -188,7 +249,7 @@ def lab(workshop: Workshop, pytestconfig: pytest.Config, tmp_path: Path) -> Lab:
 def world(lab: Lab, patched: KernelRequest, tmp_path: Path) -> World:
     """A world whose cache has the patched kernel and its guest image."""
     lab.workshop.image(lab.workshop.kernel(patched).image, patched.arch)
-    return World.make(tmp_path / "world", lab.workshop.cache)
+    return World.make(tmp_path / "world", lab.workshop.cache, patched.arch)
 
 
 @dataclass(frozen=True)
@@ -200,14 +261,16 @@ class World:
 
     Attributes:
         folder: holds all of it.
+        arch: of its guests.
     """
 
     folder: Path
+    arch: Arch
 
     @classmethod
-    def make(cls, folder: Path, made: Cache) -> Self:
+    def make(cls, folder: Path, made: Cache, arch: Arch) -> Self:
         """A world whose cache has what takes long to make, as links into the cache `made`."""
-        world = cls(folder)
+        world = cls(folder, arch)
         world.scratch.mkdir(parents=True)
         world.cache.mkdir(parents=True)
         for name in ("kernel", "guest-image", "guest-packages", "source"):
@@ -235,10 +298,14 @@ class World:
         paths = {"TMPDIR": str(self.scratch), "XDG_CACHE_HOME": str(self.cache.parent)}
         return {**os.environ, **paths}
 
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """The command line of a run."""
+        return (*COMMAND, f"--arch={self.arch.name}", f"--out={self.evidence}", *arguments)
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run, and return when it has its signals in hand."""
         child = subprocess.Popen(
-            [*COMMAND, f"--out={self.evidence}", *arguments],
+            self.command(*arguments),
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -250,7 +317,7 @@ class World:
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end; `environment` changes some of its variables."""
         return subprocess.run(
-            [*COMMAND, f"--out={self.evidence}", *arguments],
+            self.command(*arguments),
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
@@ -302,6 +369,25 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""  # it has just ended
+
+
+def records_of(raw: bytes) -> list[Record]:
+    """The records of a measurement list."""
+    log = MeasurementLog.parse(raw)
+    return [log[index] for index in range(len(log))]
+
+
+def late_refusal(session: Session) -> LateRefusal:
+    """A load that the guest's kernel refuses after the segment was added, ready to be tried."""
+    refusal = session.machine.config.arch.late_refusal
+    session.guest.run(["sh", "-c", refusal.prepare], session.budget())
+    return refusal
+
+
+def mappings(session: Session) -> list[str]:
+    """What /proc/vmallocinfo says of mapped segments, a line each."""
+    text = session.guest.read_file("/proc/vmallocinfo", session.budget()).decode()
+    return [line for line in text.splitlines() if "kimage_map_segment" in line]
 
 
 def positions(names: Sequence[str], wanted: str) -> list[int]:
