@@ -24,11 +24,15 @@ class ResultFile:
         path: where the result is to go; None for nowhere.
         evidence: a folder that it must not lie in: it would be no part of that evidence, or
             replace one.
+        option: which names the file on the command line.
     """
 
-    def __init__(self, path: Path | None, *, evidence: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | None, *, evidence: Path | None = None, option: str = "--json"
+    ) -> None:
         self._path = path
         self._evidence = evidence
+        self._option = option
         self._claimed = False
 
     def claim(self) -> None:
@@ -42,7 +46,7 @@ class ResultFile:
             return
         if self._evidence is not None:
             _require_outside(self._path, self._evidence)
-        _empty(self._path)
+        _empty(self._path, self._option)
         self._claimed = True
 
     def write(self, document: Mapping[str, object]) -> None:
@@ -52,12 +56,21 @@ class ResultFile:
             UserError: the file cannot be written.
             InfraError: its disk is full.
         """
+        self.write_text(json.dumps(document, indent=2) + "\n")
+
+    def write_text(self, text: str) -> None:
+        """Write a text.
+
+        Raises:
+            UserError: the file cannot be written.
+            InfraError: its disk is full.
+        """
         if self._path is None:
             return
         try:
-            self._path.write_text(json.dumps(document, indent=2) + "\n")
+            self._path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _unwritable(self._path, error, self._option) from error
 
     def write_error(self, error: ImaKexecError) -> None:
         """Say that there is no result, and why; touches no file that was refused.
@@ -99,7 +112,7 @@ def _require_outside(path: Path, evidence: Path) -> None:
         )
 
 
-def _empty(path: Path) -> None:
+def _empty(path: Path, option: str) -> None:
     """Empty an old file; leaves no new one behind."""
     if path.is_fifo() or path.is_char_device():
         return  # opening one of these is an act of its own
@@ -107,16 +120,16 @@ def _empty(path: Path) -> None:
     try:
         path.open("wb").close()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, option) from error
     if is_new:
         path.unlink()
 
 
-def _unwritable(path: Path, error: OSError) -> ImaKexecError:
+def _unwritable(path: Path, error: OSError, option: str) -> ImaKexecError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InfraError.refused("the result cannot be written", error, path)
     return UserError(
         f"the result cannot be written: {error.strerror}",
-        where=f"--json {path}",
+        where=f"{option} {path}",
         remedy="name a file in a folder that exists and can be written",
     )
