@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 from imakexec import __version__, interruption
-from imakexec.arch import ARCHES
+from imakexec.arch import ARCHES, X86_64
 from imakexec.errors import ImaKexecError, InfraError, UserError
 from imakexec.machine.accelerator import Accelerator
 from imakexec.options import Policy, ShellIn
@@ -42,6 +42,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure, side by side with what it is compared with.")
 app.add_typer(bench, name="bench")
+series = typer.Typer(help="Check the patch series itself.")
+app.add_typer(series, name="series")
 
 
 def _print_version(wanted: bool) -> None:
@@ -138,7 +140,9 @@ def run_command(
     next_kernel: Annotated[
         Path | None, typer.Option(help="Boot image to kexec into (default: the same kernel).")
     ] = None,
-    arch: Annotated[str, typer.Option(help="Architecture of the guest.")] = "x86_64",
+    arch: Annotated[
+        str, typer.Option(help=f"Architecture of the guest: {', '.join(ARCHES)}.")
+    ] = X86_64.name,
     accel: _Accel = None,
     banks: _Banks = "sha1,sha256",
     files: Annotated[
@@ -146,7 +150,10 @@ def run_command(
     ] = 25,
     cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
     policy: Annotated[
-        Policy, typer.Option(help="The kernel's tcb and critical_data, or one that /init loads.")
+        Policy,
+        typer.Option(
+            help="The kernel's tcb and critical_data, tcb alone, or one that /init loads."
+        ),
     ] = Policy.BUILTIN,
     cpus: Annotated[int, typer.Option(min=1, help="Virtual CPUs.")] = 1,
     memory_mib: Annotated[int, typer.Option(min=128, help="Guest memory in MiB.")] = 512,
@@ -326,5 +333,146 @@ def bench_roundtrip(
         terminal.print_figures(_out, figures)
         result_file.write(figures.to_json())
         return 0
+
+    _finish(work, result_file)
+
+
+@bench.command("handover")
+def bench_handover(
+    *,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(help="Kernels (default: linux-6.1, linux-6.12, linux-7.3); repeat it."),
+    ] = None,
+    records: Annotated[
+        str, typer.Option(help="Lengths of the list, beside the one that a kernel boots with.")
+    ] = "1000,10000,100000",
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
+    accel: _Accel = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures for machines.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")
+    ] = None,
+) -> None:
+    """Measure what the hand-over of the list costs in the guest: memory, and time."""
+    result_file = ResultFile(json_file)
+
+    def work() -> int:
+        from imakexec.handover_bench import DEFAULT_BASES, handover, parse_records
+        from imakexec.report import live
+        from imakexec.report.handover import MarkdownFile, print_handover
+
+        markdown = MarkdownFile(markdown_file)
+        markdown.claim()
+        figures = handover(
+            live.TerminalProgress(_err),
+            bases=base or DEFAULT_BASES,
+            records=parse_records(records),
+            runs=runs,
+            accelerator=accel,
+        )
+        print_handover(_out, figures)
+        result_file.write(figures.to_json())
+        markdown.write(figures)
+        return 0
+
+    _finish(work, result_file)
+
+
+@series.command("check")
+def series_check(
+    *,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    patch: Annotated[
+        int | None, typer.Option(min=0, help="Only the row of patch N; 0: the base.")
+    ] = None,
+    accel: _Accel = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the table for machines.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the table for the cover letter.")
+    ] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder for all output; it must be new or empty.")
+    ] = None,
+) -> None:
+    """For the base and after every patch: git am, checkpatch, builds, boots, verdict."""
+    result_file = ResultFile(json_file)
+
+    def work() -> int:
+        from imakexec.job import Workshop
+        from imakexec.project import find_project
+        from imakexec.report.series import choose_display, document, markdown
+        from imakexec.series.check import COLUMNS, CheckRequest, run_check
+        from imakexec.series.logs import new_log_folder
+
+        _check_together(arch=X86_64.name, base=base, kernel_tree=kernel_tree, shell=None)
+        markdown_result = ResultFile(markdown_file, option="--markdown")
+        markdown_result.claim()
+        display = choose_display(_out, _err, COLUMNS)
+        workshop = Workshop(find_project(), display.progress)
+        request = CheckRequest(
+            arch=X86_64,
+            logs=new_log_folder(workshop.cache) if logs is None else logs.absolute(),
+            base=CheckRequest.base if base is None else base,
+            kernel_tree=kernel_tree,
+            patch=patch,
+            accelerator=accel,
+        )
+        with display.running():
+            report = run_check(workshop, request, display.show)
+        display.finish(report)
+        markdown_result.write_text(markdown(report))
+        result_file.write(document(report))
+        return report.exit_code
+
+    _finish(work, result_file)
+
+
+@series.command("mutate")
+def series_mutate(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Only these mutations; default: all.")
+    ] = None,
+    *,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the outcomes for machines.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the outcomes as a table.")
+    ] = None,
+    logs: Annotated[
+        Path | None, typer.Option(help="Folder for all output; it must be new or empty.")
+    ] = None,
+) -> None:
+    """Break the series on purpose, once at a time, and see whether a test notices."""
+    result_file = ResultFile(json_file)
+
+    def work() -> int:
+        from imakexec.kernel.cache import Cache
+        from imakexec.project import find_project
+        from imakexec.report import live, mutations
+        from imakexec.series.logs import make_log_folder, new_log_folder
+        from imakexec.series.mutate import mutate, read_mutations
+
+        project = find_project()
+        wanted = read_mutations(project, names or ())
+        markdown_result = ResultFile(markdown_file, option="--markdown")
+        markdown_result.claim()
+        folder = new_log_folder(Cache()) if logs is None else logs.absolute()
+        make_log_folder(folder)
+        outcomes = []
+        for outcome in mutate(project, wanted, folder, live.TerminalProgress(_err)):
+            outcomes.append(outcome)
+            for line in mutations.outcome_lines(outcome):
+                _out.print(line, highlight=False)
+        _out.print(mutations.summary(outcomes), highlight=False)
+        markdown_result.write_text(mutations.markdown(outcomes))
+        result_file.write(mutations.document(outcomes))
+        return mutations.exit_code(outcomes)
 
     _finish(work, result_file)
