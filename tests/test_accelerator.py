@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imakexec.arch import ARCHES, X86_64
-from imakexec.errors import InfraError
+from imakexec.errors import InfraError, UserError
 from imakexec.machine import accelerator as module
 from imakexec.machine.accelerator import (
     Accelerator,
@@ -101,7 +101,7 @@ def test_kvm_is_out_of_the_question_for_another_architecture(
         same = "kvm is missing" in choice.reason
         assert same == (arch.uname == host)
         assert same or choice.reason == f"KVM: the host is {host}, the guest {arch.uname}"
-    with pytest.raises(InfraError, match=f"the host is {host}"):
+    with pytest.raises(UserError, match=f"the host is {host}"):
         probe_accelerator(
             next(arch for arch in ARCHES.values() if arch.uname != host),
             forced=Accelerator.KVM,

@@ -12,13 +12,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from imakexec.arch import X86_64
+from imakexec.arch import ARM64, X86_64, Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
+from imakexec.kernel import guest_image
+from imakexec.kernel.apt import Apt
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.guest_image import (
     GuestImage,
@@ -277,10 +280,10 @@ class Recorder(SilentProgress):
         self.results.append(f"{self._title}: {result}")
 
 
-def build(project: Path, progress: Progress | None = None) -> GuestImage:
+def build(project: Path, progress: Progress | None = None, *, arch: Arch = X86_64) -> GuestImage:
     return build_guest_image(
         project / "kernel",
-        arch=X86_64,
+        arch=arch,
         project=project,
         cache=Cache(project / "cache"),
         progress=progress or SilentProgress(),
@@ -298,6 +301,24 @@ def test_an_image_is_built_once(project: Path) -> None:
     assert time.monotonic() - started < 0.5
     assert recorder.results == ["guest image: cached"]
     assert (project / "calls").read_text() == "download hello:amd64\n"
+
+
+def test_packages_of_another_architecture_are_fetched_by_an_apt_for_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def settings(architecture: str, *_: object) -> Apt:
+        asked.append(architecture)
+        return Apt(("-oX=Y",))
+
+    monkeypatch.setattr(guest_image, "apt_for", settings)
+    image = build(project, arch=replace(ARM64, cross_compile=""))
+    assert asked == ["arm64"]
+    assert (project / "calls").read_text() == "-oX=Y download hello:arm64\n"
+    assert image.key != build(project).key
+    with pytest.raises(InfraError, match="cannot start no-such-gcc"):
+        build(project, arch=replace(ARM64, cross_compile="no-such-"))
 
 
 def test_whatever_goes_in_changes_the_key(project: Path) -> None:

@@ -33,7 +33,6 @@ from imakexec.handover_meter import (
     find_intervals,
     parse_areas,
     parse_free,
-    parse_listed,
     parse_segment,
 )
 from imakexec.handover_run import Sample, Subject, require_carried, require_no_complaint
@@ -82,11 +81,6 @@ MAINLINE = f"""\
 {HIDDEN}  139264 kimage_map_segment+0x16d/0x1c0 vmap
 """
 
-MEMINFO = """\
-MemTotal:        1018176 kB
-MemFree:          971976 kB
-MemAvailable:     963444 kB
-"""
 ZONEINFO = """\
 Node 0, zone      DMA
   pages free     3840
@@ -138,17 +132,16 @@ def test_areas_are_told_apart_by_caller_size_and_pages() -> None:
     assert areas.total() == 6
 
 
-def test_free_memory_is_what_the_kernel_s_two_kinds_of_lists_hold() -> None:
-    assert parse_free(MEMINFO) == 971976 << 10
-    assert parse_listed(ZONEINFO) == 1086
-    assert parse_listed(NEW_ZONEINFO) == 3029
-    state = MemoryState.parse(meminfo=MEMINFO, zoneinfo=ZONEINFO, vmallocinfo=AREAS, page=4096)
-    assert state == MemoryState((971976 << 10) + 1086 * 4096, parse_areas(AREAS))
+def test_free_memory_is_what_the_zones_and_the_cpus_lists_of_them_hold() -> None:
+    assert parse_free(ZONEINFO, page=4096) == (3840 + 239154 + 1086) * 4096
+    assert parse_free(NEW_ZONEINFO, page=1) == 3029
+    read = MemoryState.parse(zoneinfo=ZONEINFO, vmallocinfo=AREAS, page=4096)
+    assert read == MemoryState(parse_free(ZONEINFO, page=4096), parse_areas(AREAS))
 
 
 def test_a_text_without_free_memory_is_not_read_as_none() -> None:
-    with pytest.raises(ValueError, match="MemFree"):
-        parse_free("MemTotal: 1 kB\n")
+    with pytest.raises(ValueError, match="no free pages"):
+        parse_free("Node 0, zone   Normal\n  pages free     0\n", page=4096)
 
 
 def state(areas: str, *, free: int = 0) -> MemoryState:

@@ -6,22 +6,24 @@ that are the same source in Linux 6.1, 6.12 and 7.3:
 
 - load: from the entry of the system call kexec_file_load to its return (an unload is one too);
 - execute: from the entry of `kernel_restart_prepare` (kernel/reboot.c) to that of `device_shutdown`
-  (drivers/base/core.c). Between them lies the chain of reboot notifiers, in which all kernels that
-  copy at execute do it, and nothing else but a flag and `usermodehelper_disable`. Probes on the
-  copying functions themselves would compare functions of different extent, and those are static.
+  (drivers/base/core.c). Between them lies the chain of reboot notifiers, in which every kernel that
+  copies at execute does it. The rest is the same for all: a few other notifiers, a flag and
+  `usermodehelper_disable`. Probes on the copying functions themselves would compare functions of
+  different extent, and those are static.
 
 A kernel that is replaced keeps no trace, so the result has to leave through the console while it
 still runs (`tp_printk`). Printing both ends there and taking the difference of their time stamps is
-not fair: the first line would be sent inside of the interval, by the probed task itself in 6.1 and
-6.12 and by a thread in 7.3, whose 8250 console is an nbcon one. So the kernel subtracts: a hist
-trigger keeps the time of the beginning, the one at the end hands the difference to a synthetic
-event (Documentation/trace/histogram.rst), and only that event is printed, after the end. No line
-and no write lies in between. Nothing is subtracted from what it says: what the same interval takes
-with the list as booted is reported beside it.
+not fair: the first line would be sent inside of the interval, where 6.1 and 6.12 wait for the
+serial port and 7.3, whose 8250 console is an nbcon one, leaves that to a thread. So the kernel
+subtracts: a hist trigger keeps the time of the beginning, the one at the end hands the difference
+to a synthetic event (Documentation/trace/histogram.rst), and only that event is printed, after the
+end. Nothing is subtracted from what it says: what the same interval takes with the list as booted
+is reported beside it.
 
-Memory is what the kernel says in /proc/vmallocinfo and as free, before and after the load. Free are
-MemFree and the pages in the lists that every CPU keeps of free pages, which MemFree leaves out:
-they hold up to some MiB, more or less of it by chance.
+Memory is what the kernel says in /proc/vmallocinfo and /proc/zoneinfo, before and after the load.
+Free are the free pages of all zones, which are MemFree of /proc/meminfo, and those in the lists
+that every CPU keeps of free pages, which MemFree leaves out: they hold some MiB, more or less by
+chance. In zoneinfo both are of the same moment; 6.12 and 7.3 empty the lists now and then.
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ class Interval(StrEnum):
     EXECUTE = "execute"
 
 
-# The clock is the one of CLOCK_MONOTONIC: unlike sched_clock() it can be read from a file of the
-# guest too, and it may be read in a probe, which is like an NMI.
+# clock=mono is CLOCK_MONOTONIC. sched_clock() goes by what the kernel took for the frequency of the
+# TSC early in its boot, which is a guess on a loaded host.
 PROBES = """
 set -e
 mount -t tracefs tracefs /sys/kernel/tracing
@@ -130,8 +132,8 @@ class Area:
 
 _AREA = re.compile(r"^0x\S+\s+(\d+)\s+([^\s+]+)(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?(.*)$", re.MULTILINE)
 _PAGES = re.compile(r" pages=(\d+)\b")
-_FREE = re.compile(r"^MemFree:\s+(\d+) kB$", re.MULTILINE)
-_LISTED = re.compile(r"^ +count: +(\d+)$", re.MULTILINE)
+# Of a zone, and of a CPU's list of the zone.
+_FREE = re.compile(r"^ +(?:pages free|count:) +(\d+)$", re.MULTILINE)
 
 
 def parse_areas(vmallocinfo: str) -> Counter[Area]:
@@ -146,21 +148,19 @@ def parse_areas(vmallocinfo: str) -> Counter[Area]:
     return areas
 
 
-def parse_free(meminfo: str) -> int:
-    """MemFree in the text of /proc/meminfo, in bytes.
+def parse_free(zoneinfo: str, *, page: int) -> int:
+    """Bytes of free memory in the text of /proc/zoneinfo (mm/vmstat.c).
+
+    Args:
+        page: size of a page in the guest, in bytes.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no zone has any.
     """
-    match = _FREE.search(meminfo)
-    if match is None:
-        raise ValueError("no MemFree in this meminfo")
-    return int(match[1]) * 1024
-
-
-def parse_listed(zoneinfo: str) -> int:
-    """How many free pages are in the CPUs' own lists, by the text of /proc/zoneinfo."""
-    return sum(map(int, _LISTED.findall(zoneinfo)))
+    pages = sum(map(int, _FREE.findall(zoneinfo)))
+    if not pages:
+        raise ValueError("no free pages in this zoneinfo")
+    return pages * page
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,13 @@ class MemoryState:
     areas: Counter[Area]
 
     @classmethod
-    def parse(cls, *, meminfo: str, zoneinfo: str, vmallocinfo: str, page: int) -> Self:
+    def parse(cls, *, zoneinfo: str, vmallocinfo: str, page: int) -> Self:
         """Read the texts of the files in /proc that are called so.
 
         Args:
             page: size of a page in the guest, in bytes.
         """
-        free = parse_free(meminfo) + page * parse_listed(zoneinfo)
-        return cls(free, parse_areas(vmallocinfo))
+        return cls(parse_free(zoneinfo, page=page), parse_areas(vmallocinfo))
 
 
 @dataclass(frozen=True)

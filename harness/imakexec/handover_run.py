@@ -191,7 +191,7 @@ class _Run:
         self._guest.write_file("/proc/sys/vm/drop_caches", b"3\n", deadline)
         texts = {
             name: self._guest.read_file(f"/proc/{name}", deadline).decode()
-            for name in ("meminfo", "zoneinfo", "vmallocinfo")
+            for name in ("zoneinfo", "vmallocinfo")
         }
         return MemoryState.parse(**texts, page=_PAGE)
 

@@ -145,7 +145,7 @@ def _image_key(
 ) -> str:
     """Identity of what goes in: the recipe, its reader (this file), packages, compiler, kernel."""
     compiler = process.run([arch.compiler, "--version"], deadline=deadline, env=_C_LOCALE)
-    parts = [" ".join(packages).encode(), compiler.output.encode(), kernel]
+    parts = [" ".join((arch.debian_arch, *packages)).encode(), compiler.output.encode(), kernel]
     for path in (*sorted(images.iterdir()), Path(__file__)):
         parts += [path.name.encode(), path.read_bytes()]
     digest = hashlib.sha256()

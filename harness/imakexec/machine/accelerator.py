@@ -25,7 +25,7 @@ from pathlib import Path
 from imakexec import process
 from imakexec.arch import Arch
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError
+from imakexec.errors import InfraError, UserError
 from imakexec.machine.console import find_banner
 
 PROBE_SECONDS = 3.0
@@ -82,11 +82,17 @@ def probe_accelerator(
         kernel: the image to prove KVM with; without one only what is remembered counts.
 
     Raises:
+        UserError: KVM is forced for another architecture than the host's.
         InfraError: KVM is forced and does not work, or QEMU is missing.
     """
     if forced is Accelerator.TCG:
         return AcceleratorChoice(Accelerator.TCG, "TCG: as asked", forced=True)
-    answer = _foreign(arch) or _obstacle(_DEVICE) or _proven(arch, memory, kernel)
+    if (host := platform.machine()) != arch.uname:
+        reason = f"KVM: the host is {host}, the guest {arch.uname}"
+        if forced is Accelerator.KVM:
+            raise UserError(reason, where="--accel kvm", remedy="leave --accel out")
+        return AcceleratorChoice(Accelerator.TCG, reason, forced=False)
+    answer = _obstacle(_DEVICE) or _proven(arch, memory, kernel)
     if answer.works:
         return AcceleratorChoice(Accelerator.KVM, answer.reason, forced=forced is not None)
     if forced is Accelerator.KVM:
@@ -94,14 +100,6 @@ def probe_accelerator(
             answer.reason, where=str(_DEVICE), remedy="leave --accel out, or repair it"
         )
     return AcceleratorChoice(Accelerator.TCG, answer.reason, forced=False)
-
-
-def _foreign(arch: Arch) -> KvmAnswer | None:
-    """Why KVM is out of the question: it runs guests of the host's own architecture only."""
-    host = platform.machine()
-    if host == arch.uname:
-        return None
-    return KvmAnswer(False, f"KVM: the host is {host}, the guest {arch.uname}", lasting=False)
 
 
 def _obstacle(device: Path) -> KvmAnswer | None:
