@@ -29,6 +29,7 @@ from imakexec.evidence import Evidence
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
+from imakexec.kernel.series import PatchSeries
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
 from imakexec.project import find_project
@@ -178,7 +179,8 @@ class Kernels:
         wanted = KernelRequest(
             arch=self._arch,
             kernel_tree=self._tree,
-            patches=patches,
+            # To a tree of the user's nothing is applied unasked.
+            patches=_series_length() if self._tree and patches is None else patches,
             extra_memory_kb=extra_memory_kb,
             symbols=symbols,
             further=(*self._mutation, *further) if patches is None else further,
@@ -233,6 +235,10 @@ def probed(kernels: Kernels) -> KernelRequest:
         symbols=_lines("harness/probe/Kconfig.fragment"),
         further=(find_project() / "harness/probe/reboot-chain.patch",),
     )
+
+
+def _series_length() -> int:
+    return len(PatchSeries.read(find_project() / "patches/linux-6.1.y").patches)
 
 
 def _lines(fragment: str) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def test_the_agent_s_port_has_its_name() -> None:
 def test_an_arm64_guest_has_the_board_and_the_tpm_that_survive_a_kexec() -> None:
     argv = qemu(replace(CONFIG, arch=ARM64, kernel=Path("Image"), cmdline="console=ttyAMA0"))
     assert argv[0] == "qemu-system-aarch64"
-    assert options(argv, "-M") == ["virt,gic-version=2"]
+    assert options(argv, "-M") == ["virt,gic-version=2,dtb-randomness=off"]
     assert options(argv, "-cpu") == ["cortex-a57"]
     assert options(argv, "-accel") == ["tcg"]
     assert "tpm-tis-device,tpmdev=tpm0" in options(argv, "-device")
