@@ -6,8 +6,9 @@ undefined instruction when the redistributors are started once more. The tree ha
 a kernel without address space randomisation leaves its kaslr-seed as it is, and kexec-tools refuse
 to hand on one that was not wiped (setup_2nd_dtb, kexec/arch/arm64/kexec-arm64.c of 2.0.25).
 
-Nothing measures before the kernel, so PCR 0 to 9 are zero, and the kernel starts the TPM: every cold
-boot says "A TPM error (256) occurred attempting the self test" and "starting up the TPM manually".
+Nothing measures before the kernel, so PCR 0 to 9 are zero, and the kernel starts the TPM: every
+cold boot says "A TPM error (256) occurred attempting the self test" and "starting up the TPM
+manually".
 """
 
 from __future__ import annotations
