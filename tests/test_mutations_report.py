@@ -12,10 +12,10 @@ from imakexec.report.mutations import document, exit_code, markdown, outcome_lin
 from imakexec.series.mutate import Fate, Mutation, Outcome
 
 
-def outcome(fate: Fate, by: str = "test_storm[0]") -> Outcome:
+def outcome(fate: Fate, reason: str = "assert 1 == 2", test: str = "test_storm[0]") -> Outcome:
     what = "What is broken here, said in so many words that the line has to be folded somewhere."
     mutation = Mutation("some-name", Path("some-name.patch"), what, ("test_a.py::test_storm[0]",))
-    return Outcome(mutation, fate, by, 61.24, Path("/logs/some-name.log"))
+    return Outcome(mutation, fate, test, reason, 61.24, Path("/logs/some-name.log"))
 
 
 @pytest.mark.parametrize(
@@ -31,23 +31,27 @@ def outcome(fate: Fate, by: str = "test_storm[0]") -> Outcome:
 def test_only_if_all_are_killed_is_all_well(fates: list[Fate], code: int) -> None:
     outcomes = [outcome(fate) for fate in fates]
     assert exit_code(outcomes) == code
-    assert document(outcomes)["exit_code"] == code
+    assert document(outcomes, 9)["exit_code"] == code
 
 
 def test_lines_fit_80_columns_and_name_the_log_of_what_went_wrong() -> None:
     killed = [line.plain for line in outcome_lines(outcome(Fate.KILLED))]
-    survived = [line.plain for line in outcome_lines(outcome(Fate.SURVIVED, "1 tests passed"))]
+    survived = [line.plain for line in outcome_lines(outcome(Fate.SURVIVED, "1 tests passed", ""))]
     assert killed[0] == "killed   some-name  61 s"
-    assert killed[-1] == "         by test_storm[0]"
+    assert killed[-2:] == ["         by test_storm[0]", "         assert 1 == 2"]
     assert survived[-2:] == ["         1 tests passed", "         log: /logs/some-name.log"]
     lines = [part for text in killed + survived for part in text.splitlines()]
     assert all(len(line) <= 80 for line in lines)
 
 
 def test_summary_table_and_document() -> None:
-    outcomes = [outcome(Fate.KILLED), outcome(Fate.SURVIVED, "2 tests passed")]
+    outcomes = [outcome(Fate.KILLED), outcome(Fate.SURVIVED, "2 tests | passed", "")]
     assert summary(outcomes).plain == "2 mutations in 2.0 min: 1 killed, 1 survived"
-    assert markdown(outcomes).splitlines()[2].startswith("| `some-name` | What is broken here")
-    assert "| survived | `2 tests passed` |" in markdown(outcomes)
-    text = json.dumps(document(outcomes))
-    assert '"fate": "killed", "by": "test_storm[0]", "seconds": 61.2' in text
+    rows = markdown(outcomes).splitlines()[2:]
+    assert rows[0].startswith("| `some-name` | What is broken here")
+    assert rows[0].endswith(" | `test_storm[0]` |")
+    assert rows[1].endswith(" | **survived**: 2 tests / passed |")
+    found = document(outcomes, 40)
+    assert (found["exit_code"], found["wanted"]) == (1, 40)
+    text = json.dumps(found)
+    assert '"fate": "killed", "test": "test_storm[0]", "reason": "assert 1 == 2"' in text

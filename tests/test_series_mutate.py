@@ -11,7 +11,7 @@ from imakexec.errors import GuestFailure, InfraError, UserError
 from imakexec.progress import SilentProgress
 from imakexec.project import find_project
 from imakexec.series import mutate
-from imakexec.series.mutate import Fate, Mutation, read_mutations
+from imakexec.series.mutate import Fate, Mutation, Outcome, read_mutations
 
 DIFF = """diff --git a/f b/f
 --- a/f
@@ -23,7 +23,7 @@ DIFF = """diff --git a/f b/f
 
 TESTS = """
 import pytest
-from imakexec.errors import InfraError
+from imakexec.errors import GuestFailure, InfraError, UserError
 from imakexec.kernel.build import BuildFailure
 
 def mutated(config):
@@ -51,6 +51,33 @@ def test_builds_late(pytestconfig):
 
 def test_always_fails():
     assert False
+
+def test_is_skipped():
+    pytest.skip("not here")
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_has_parameters(n):
+    pass
+
+def test_refuses(pytestconfig):
+    if "refused" in mutated(pytestconfig):
+        with pytest.raises(UserError):
+            pass
+
+def test_breaks(pytestconfig):
+    {}["key"] if "breaks-the-test" in mutated(pytestconfig) else None
+
+def test_hangs(pytestconfig):
+    if "hangs" in mutated(pytestconfig):
+        raise GuestFailure("the guest hung: 20 s passed")
+
+def test_panics(pytestconfig):
+    if "panics" in mutated(pytestconfig):
+        raise GuestFailure("panic in the guest")
+
+def test_ends_pytest(pytestconfig):
+    if "ends-pytest" in mutated(pytestconfig):
+        pytest.exit("no more", returncode=3)
 """
 
 CONFTEST = """
@@ -71,44 +98,93 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def add(project: Path, name: str, what: str, *tests: str) -> None:
+def add(project: Path, name: str, what: str, *tests: str, more: str = "") -> None:
     lines = "".join(f"Noticed-by: test_it.py::{test}\n" for test in tests)
-    (project / mutate.FOLDER / f"{name}.patch").write_text(f"{what}\n\n{lines}---\n{DIFF}")
+    (project / mutate.FOLDER / f"{name}.patch").write_text(f"{what}\n\n{lines}{more}---\n{DIFF}")
 
 
-def fates(project: Path) -> dict[str, tuple[Fate, str]]:
+def outcomes(project: Path) -> dict[str, Outcome]:
     logs = project / "logs"
     logs.mkdir()
-    outcomes = mutate.mutate(project, read_mutations(project), logs, SilentProgress())
-    said = {outcome.mutation.name: (outcome.fate, outcome.by) for outcome in outcomes}
-    return {name: (fate, by.partition(" with ")[2] or by) for name, (fate, by) in said.items()}
+    found = mutate.mutate(project, read_mutations(project), logs, SilentProgress())
+    return {outcome.mutation.name: outcome for outcome in found}
+
+
+# A name, what it does to the tests of TESTS, and which of them.
+FATES = [
+    (Fate.KILLED, "noticed", ("test_passes", "test_notices"), "test_notices", "AssertionError"),
+    (Fate.SURVIVED, "nobody sees it", ("test_notices", "test_passes"), "", "2 tests passed"),
+    (Fate.INVALID, "breaks-the-build", ("test_notices",), "", "BuildFailure: make failed"),
+    (Fate.INVALID, "breaks-the-build", ("test_builds_late",), "", "BuildFailure: make failed"),
+    (Fate.INFRA, "breaks-the-host", ("test_notices",), "", "InfraError: no QEMU"),
+    (Fate.INVALID, "breaks-the-test", ("test_breaks",), "test_breaks", "KeyError: 'key'"),
+    (Fate.INFRA, "hangs", ("test_hangs",), "test_hangs", "GuestFailure: the guest hung"),
+    (Fate.KILLED, "panics", ("test_panics",), "test_panics", "GuestFailure: panic"),
+    (Fate.KILLED, "refused", ("test_refuses",), "test_refuses", "Failed: DID NOT RAISE"),
+    (Fate.INFRA, "ends-pytest", ("test_ends_pytest",), "", "pytest ended with exit status 3"),
+]
 
 
 def test_every_fate(project: Path) -> None:
-    add(project, "killed", "noticed", "test_passes", "test_notices")
-    add(project, "survived", "nobody sees it", "test_notices", "test_passes")
-    add(project, "unbuildable", "breaks-the-build", "test_notices")
-    add(project, "unbuildable-later", "breaks-the-build", "test_builds_late")
-    add(project, "infra", "breaks-the-host", "test_notices")
-    assert fates(project) == {
-        "killed": (Fate.KILLED, "test_notices"),
-        "survived": (Fate.SURVIVED, "2 tests passed"),
-        "unbuildable": (Fate.INVALID, '"imakexec.kernel.build.BuildFailure: make failed"'),
-        "unbuildable-later": (Fate.INVALID, "imakexec.kernel.build.BuildFailure: make failed"),
-        "infra": (Fate.INFRA, '"imakexec.errors.InfraError: no QEMU"'),
-    }
+    for number, (_, what, tests, _, _) in enumerate(FATES):
+        add(project, f"{number}", what, *tests)
+    found = outcomes(project)
+    for number, (fate, _, _, test, reason) in enumerate(FATES):
+        outcome = found[f"{number}"]
+        assert (outcome.fate, outcome.test) == (fate, test), outcome
+        assert reason in outcome.reason
+        assert outcome.log.exists()
+
+
+def test_a_hang_that_was_announced_is_a_failure(project: Path) -> None:
+    add(project, "loop", "hangs", "test_hangs", more="Noticed-as: hang\n")
+    assert outcomes(project)["loop"].fate is Fate.KILLED
 
 
 def test_a_test_that_fails_anyway_proves_nothing(project: Path) -> None:
     add(project, "hopeless", "noticed", "test_always_fails")
-    with pytest.raises(GuestFailure, match="without any mutation: test_always_fails"):
-        fates(project)
+    with pytest.raises(GuestFailure, match="without any mutation: test_always_fails: assert False"):
+        outcomes(project)
 
 
-def test_a_test_that_does_not_exist(project: Path) -> None:
-    add(project, "lost", "noticed", "test_nowhere")
-    with pytest.raises((GuestFailure, InfraError), match="a test that was not found"):
-        fates(project)
+def test_a_test_that_is_skipped_proves_nothing(project: Path) -> None:
+    add(project, "hopeless", "noticed", "test_is_skipped")
+    with pytest.raises(InfraError, match="skipped on this host: not here"):
+        outcomes(project)
+
+
+def test_a_series_that_does_not_build_is_no_trouble_of_the_host(project: Path) -> None:
+    add(project, "any", "noticed", "test_notices")
+    conftest = project / "harness/conftest.py"
+    conftest.write_text(CONFTEST.replace("type=Path", "type=Path, default='breaks-the-build'"))
+    (project / "breaks-the-build").write_text("breaks-the-build")
+    with pytest.raises(UserError, match=r"without any mutation: .*BuildFailure: make failed"):
+        outcomes(project)
+
+
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ("test_it.py::test_nowhere", "there is none"),
+        ("test_it.py::test_has_parameters", "it needs its parameters"),
+        ("test_other.py::test_passes", "its file does not exist"),
+    ],
+)
+def test_a_test_that_does_not_exist_is_named(project: Path, test: str, why: str) -> None:
+    add(project, "good", "noticed", "test_notices", "test_has_parameters[2]")
+    path = project / mutate.FOLDER / "lost.patch"
+    path.write_text(f"What.\n\nNoticed-by: {test}\n---\n{DIFF}")
+    with pytest.raises(UserError, match=f"no test is called {test}: {why}") as caught:
+        outcomes(project)
+    assert caught.value.where == f"{path}, Noticed-by"
+
+
+def test_tests_that_cannot_be_imported(project: Path) -> None:
+    add(project, "good", "noticed", "test_notices")
+    (project / "harness/test_it.py").write_text("import nowhere\n")
+    with pytest.raises(UserError, match="cannot find the tests") as caught:
+        outcomes(project)
+    assert "nowhere" in caught.value.tail
 
 
 @pytest.mark.parametrize(
@@ -123,6 +199,14 @@ def test_a_file_that_is_no_mutation(project: Path, text: str, lacks: str) -> Non
     path = project / mutate.FOLDER / "broken.patch"
     path.write_text(text)
     with pytest.raises(UserError, match=f"the mutation lacks {lacks}") as caught:
+        Mutation.read(path)
+    assert caught.value.where == str(path)
+
+
+def test_a_mutation_that_is_no_text(project: Path) -> None:
+    path = project / mutate.FOLDER / "binary.patch"
+    path.write_bytes(b"What.\n\xff")
+    with pytest.raises(UserError, match="not UTF-8: invalid start byte at byte 6") as caught:
         Mutation.read(path)
     assert caught.value.where == str(path)
 
@@ -142,3 +226,18 @@ def test_the_mutations_of_the_project_are_complete() -> None:
     for test in {test for mutation in found for test in mutation.noticed_by}:
         file, _, function = test.partition("[")[0].partition("::")
         assert f"def {function}(" in (find_project() / "harness" / file).read_text(), test
+
+
+def test_the_document_names_every_mutation_with_a_test_of_its_own() -> None:
+    text = (find_project() / "docs/series-requirements.md").read_text()
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split(" | ")]
+        for line in text.partition("## Mutations")[2].splitlines()
+        if line.startswith("| `")
+    ]
+    found = {mutation.name: mutation for mutation in read_mutations(find_project())}
+    assert [name for name, _, _ in rows] == sorted(found)
+    for name, what, test in rows:
+        assert what == found[name].what
+        own = [each.partition("::")[2] for each in found[name].noticed_by]
+        assert test in own, f"{name}: {test}"

@@ -31,14 +31,16 @@ def outcome_lines(outcome: Outcome) -> Iterator[Text]:
         (outcome.mutation.name, "bold"),
         f"  {outcome.seconds:.0f} s",
     )
-    for text in (outcome.mutation.what, _why(outcome)):
+    for text in (outcome.mutation.what, *_why(outcome)):
         yield Text(textwrap.fill(text, _WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9))
     if outcome.fate is not Fate.KILLED:
         yield Text(f"{'':9}log: {outcome.log}")
 
 
-def _why(outcome: Outcome) -> str:
-    return f"by {outcome.by}" if outcome.fate is Fate.KILLED else outcome.by
+def _why(outcome: Outcome) -> Iterator[str]:
+    if outcome.test:
+        yield f"by {outcome.test}"
+    yield outcome.reason
 
 
 def summary(outcomes: Sequence[Outcome]) -> Text:
@@ -62,27 +64,39 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table for docs/series-requirements.md."""
+    """The table of docs/series-requirements.md; a fate is said where it is not the due one."""
     rows = [
-        f"| `{outcome.mutation.name}` | {outcome.mutation.what} | {outcome.fate} | `{outcome.by}` |"
+        f"| `{outcome.mutation.name}` | {outcome.mutation.what} | {_cell(outcome)} |"
         for outcome in outcomes
     ]
-    head = ["| mutation | what is broken | fate | test |", "|---|---|---|---|"]
+    head = ["| mutation | what is broken | the test that turns red |", "|---|---|---|"]
     return "\n".join([*head, *rows]) + "\n"
 
 
-def document(outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """All outcomes for machines."""
+def _cell(outcome: Outcome) -> str:
+    if outcome.fate is Fate.KILLED:
+        return f"`{outcome.test}`"
+    return f"**{outcome.fate}**: {outcome.reason.replace('|', '/')}"
+
+
+def document(outcomes: Sequence[Outcome], wanted: int) -> dict[str, object]:
+    """All outcomes for machines.
+
+    Args:
+        wanted: how many mutations were to be tried; there are fewer outcomes while the rest is not.
+    """
     return {
         "schema": JSON_SCHEMA,
         "exit_code": exit_code(outcomes),
+        "wanted": wanted,
         "mutations": [
             {
                 "name": outcome.mutation.name,
                 "what": outcome.mutation.what,
                 "noticed_by": list(outcome.mutation.noticed_by),
                 "fate": outcome.fate.value,
-                "by": outcome.by,
+                "test": outcome.test,
+                "reason": outcome.reason,
                 "seconds": round(outcome.seconds, 1),
                 "log": str(outcome.log),
             }

@@ -9,8 +9,9 @@ A mutation is a file `harness/mutations/NAME.patch`, applied on top of the whole
     ---
     diff --git a/...
 
-`Noticed-by` names a test, relative to `harness/`, that must fail; there can be several lines, and
-the first failure ends it. Adding a mutation is dropping in a file.
+`Noticed-by` names a test, relative to `harness/`, that may notice; there can be several lines, and
+the first of them that fails ends it. A guest that hangs is a failure only with a line `Noticed-as:
+hang`, because a host that has become busy looks the same. Adding a mutation is dropping in a file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,12 +34,21 @@ from imakexec.progress import Progress
 FOLDER = "harness/mutations"
 
 _NOTICED_BY = re.compile(r"^Noticed-by: (.+)$", re.MULTILINE)
+_HANG = re.compile(r"^Noticed-as: hang$", re.MULTILINE)
 _DIFF = re.compile(r"^diff --git ", re.MULTILINE)
 
-# One kernel from nothing, or two that differ in a few files, and the tests of one mutation.
-_SECONDS = 3600.0
+# One kernel from nothing, or two that differ in a few files.
+_BUILD_SECONDS = 3600.0
+# The longest test is fifty rounds of loads; ten times what it takes.
+_TEST_SECONDS = 600.0
 # pytest's own exit codes: all passed, some failed (or were in error). Any other ran nothing.
 _RAN = (0, 1)
+
+# How a failure starts in a JUnit file: the class of an exception and its message, or the
+# expression of an assert statement.
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]*):? ?")
+_ASSERT = "assert "
+_HUNG = "the guest hung"
 
 
 @dataclass(frozen=True)
@@ -48,22 +59,31 @@ class Mutation:
         name: of its file, without the suffix.
         path: the patch file.
         what: what is broken, in one line.
-        noticed_by: pytest's names of the tests that must fail, relative to `harness/`.
+        noticed_by: pytest's names of the tests that may notice, relative to `harness/`.
+        hangs: whether the guest hangs of it.
     """
 
     name: str
     path: Path
     what: str
     noticed_by: tuple[str, ...]
+    hangs: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Mutation:
         """Read a mutation.
 
         Raises:
-            UserError: it has no first line, names no test, or holds no diff.
+            UserError: it has no first line, names no test, or holds no diff; or it is no text.
         """
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"the mutation is not UTF-8: {error.reason} at byte {error.start}",
+                where=str(path),
+                remedy="write it anew",
+            ) from error
         found = _DIFF.search(text)
         head = text[: found.start()] if found else text
         what = head.partition("\n")[0].strip()
@@ -83,7 +103,7 @@ class Mutation:
                 where=str(path),
                 remedy="see the other files beside it, and imakexec/series/mutate.py",
             )
-        return cls(path.stem, path, what, tests)
+        return cls(path.stem, path, what, tests, _HANG.search(head) is not None)
 
 
 def read_mutations(project: Path, names: Sequence[str] = ()) -> tuple[Mutation, ...]:
@@ -108,11 +128,11 @@ class Fate(StrEnum):
     """What became of a mutation."""
 
     KILLED = "killed"
-    """A test that should notice it failed."""
+    """A test that may notice it failed, and said of the kernel what is wrong."""
     SURVIVED = "survived"
     """All of them passed: the tests have no teeth there."""
     INVALID = "invalid"
-    """It does not apply, does not build, or its tests do not exist."""
+    """It does not apply or build, or the test itself broke: nothing is shown."""
     INFRA = "infra"
     """The host failed: nothing is known."""
 
@@ -124,14 +144,16 @@ class Outcome:
     Attributes:
         mutation: which.
         fate: what.
-        by: the test that failed, or a few words about what went wrong.
+        test: the test that failed; empty if none did.
+        reason: how it failed, or what went wrong; one line.
         seconds: building and testing.
         log: what pytest said.
     """
 
     mutation: Mutation
     fate: Fate
-    by: str
+    test: str
+    reason: str
     seconds: float
     log: Path
 
@@ -145,46 +167,114 @@ def mutate(
         logs: an existing folder for what pytest says.
 
     Raises:
+        UserError: a mutation names a test that does not exist, or the series does not build.
         GuestFailure: a test fails without any mutation, so that its failure would prove nothing.
         InfraError: the host failed before the first mutation.
     """
-    _require_good_tests(project, mutations, logs, progress)
+    _require_tests(project, mutations, logs / "tests.log")
+    _require_good_tests(project, mutations, logs / "without-mutation.log", progress)
     for number, mutation in enumerate(mutations, 1):
         with progress.step(f"mutation {number} of {len(mutations)}: {mutation.name}") as step:
-            outcome = _try(project, mutation, logs)
-            step.done(f"{outcome.fate}: {outcome.by}")
+            outcome = _try(project, mutation, logs / f"{mutation.name}.log")
+            step.done(f"{outcome.fate}: {outcome.test or outcome.reason}")
         yield outcome
 
 
+def _tests_of(mutations: Sequence[Mutation]) -> list[str]:
+    return list(dict.fromkeys(test for mutation in mutations for test in mutation.noticed_by))
+
+
+def _require_tests(project: Path, mutations: Sequence[Mutation], log: Path) -> None:
+    """Look for the tests, which is quick, before any kernel is built.
+
+    Raises:
+        UserError: there is not exactly one of a name, or pytest does not get as far as that.
+    """
+    files = list(dict.fromkeys(test.partition("::")[0] for test in _tests_of(mutations)))
+    for mutation in mutations:
+        for test in mutation.noticed_by:
+            if not (project / "harness" / test.partition("::")[0]).is_file():
+                raise _no_such_test(mutation, test, "its file does not exist")
+    ran = _pytest(project, files, log, "--collect-only", "-q", seconds=_TEST_SECONDS)
+    if ran.returncode not in _RAN:
+        raise UserError(
+            "pytest cannot find the tests",
+            where=str(log),
+            remedy="see its last lines",
+            tail="\n".join(ran.output.splitlines()[-20:]),
+        )
+    known = {line.removeprefix("harness/") for line in ran.output.splitlines() if "::" in line}
+    for mutation in mutations:
+        for test in mutation.noticed_by:
+            if test not in known:
+                several = any(name.startswith(f"{test}[") for name in known)
+                why = "it needs its parameters, as in NAME[1]" if several else "there is none"
+                raise _no_such_test(mutation, test, why)
+
+
+def _no_such_test(mutation: Mutation, test: str, why: str) -> UserError:
+    return UserError(
+        f"no test is called {test}: {why}",
+        where=f"{mutation.path}, Noticed-by",
+        remedy="`pytest harness -m '' --collect-only -q` lists the tests",
+    )
+
+
 def _require_good_tests(
-    project: Path, mutations: Sequence[Mutation], logs: Path, progress: Progress
+    project: Path, mutations: Sequence[Mutation], log: Path, progress: Progress
 ) -> None:
-    tests = list(dict.fromkeys(test for mutation in mutations for test in mutation.noticed_by))
+    tests = _tests_of(mutations)
     with progress.step(f"{len(tests)} tests without a mutation") as step:
-        log = logs / "without-mutation.log"
         report = _run_tests(project, tests, log)
-        if report.errors and not report.failures:
-            raise InfraError(
-                f"the tests could not be run: {report.errors[0]}",
-                where=str(log),
-                remedy="see there",
-            )
-        if report.failures or report.passed != len(tests):
-            broken = report.failures[0] if report.failures else "a test that was not found"
+        remedy = "mend that first: a failure with a mutation would prove nothing"
+        if report.unbuildable:
+            message = f"without any mutation: {report.unbuildable}"
+            raise UserError(message, where=str(log), remedy=remedy)
+        if report.failures:
+            failed = report.failures[0]
             raise GuestFailure(
-                f"the tests fail without any mutation: {broken}",
+                f"the tests fail without any mutation: {failed.test}: {failed.message}",
                 where=str(log),
-                remedy="mend the series or the test first: its failure would prove nothing",
+                remedy=remedy,
             )
+        if report.errors:
+            message = f"the tests could not be run: {report.errors[0]}"
+            raise InfraError(message, where=str(log), remedy="see there")
+        if report.skipped:
+            message = f"a test is skipped on this host: {report.skipped[0]}"
+            raise InfraError(message, where=str(log), remedy="see there")
         step.done(f"{report.passed} passed")
 
 
-def _try(project: Path, mutation: Mutation, logs: Path) -> Outcome:
+def _try(project: Path, mutation: Mutation, log: Path) -> Outcome:
     started = time.monotonic()
-    log = logs / f"{mutation.name}.log"
-    report = _run_tests(project, mutation.noticed_by, log, f"--mutation={mutation.path}")
-    fate, by = _judge(report)
-    return Outcome(mutation, fate, by, time.monotonic() - started, log)
+    try:
+        report = _run_tests(project, mutation.noticed_by, log, f"--mutation={mutation.path}")
+        fate, test, reason = _judge(report, mutation)
+    except InfraError as error:
+        fate, test, reason = Fate.INFRA, "", error.what
+    return Outcome(mutation, fate, test, reason, time.monotonic() - started, log)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A test that failed.
+
+    Attributes:
+        test: its name, with its parameters.
+        message: one line; it starts with the class of the exception, if that is no AssertionError.
+    """
+
+    test: str
+    message: str
+
+    @property
+    def exception(self) -> str:
+        """The class of the exception, without its module."""
+        if self.message.startswith(_ASSERT):
+            return "AssertionError"
+        found = _EXCEPTION.match(self.message)
+        return found[1].rpartition(".")[2] if found else ""
 
 
 @dataclass(frozen=True)
@@ -193,17 +283,17 @@ class TestReport:
 
     Attributes:
         passed: how many tests passed.
-        failures: names of the tests that failed: the kernel under test.
+        failures: the tests that failed: the kernel under test, or the test itself.
         errors: what kept tests from being run, as one line each: the host, or the request.
-        invalid: the first message which says that what was asked for cannot be built.
+        skipped: why tests were skipped, as one line each.
     """
 
     __test__ = False  # it is none of pytest's
 
     passed: int
-    failures: tuple[str, ...]
+    failures: tuple[Failure, ...]
     errors: tuple[str, ...]
-    invalid: str
+    skipped: tuple[str, ...]
 
     @classmethod
     def read(cls, text: str) -> TestReport:
@@ -213,32 +303,49 @@ class TestReport:
             ElementTree.ParseError: it is none.
         """
         cases = list(ElementTree.fromstring(text).iter("testcase"))
-        failures = [(case, end) for case in cases for end in case.findall("failure")]
-        errors = [end.get("message", "") for case in cases for end in case.findall("error")]
-        messages = [*errors, *(end.get("message", "") for _, end in failures)]
-        skipped = sum(case.find("skipped") is not None for case in cases)
-        return cls(
-            passed=len(cases) - len(failures) - len(errors) - skipped,
-            failures=tuple(case.get("name", "") for case, _ in failures),
-            errors=tuple(error.partition("\n")[0] for error in errors),
-            invalid=next((text.partition("\n")[0] for text in messages if _is_invalid(text)), ""),
+        failures = tuple(
+            Failure(case.get("name", ""), _first_line(end))
+            for case in cases
+            for end in case.findall("failure")
         )
+        errors = tuple(_first_line(end) for case in cases for end in case.findall("error"))
+        skipped = tuple(_first_line(end) for case in cases for end in case.findall("skipped"))
+        passed = len(cases) - len(failures) - len(errors) - len(skipped)
+        return cls(passed, failures, errors, skipped)
+
+    @property
+    def unbuildable(self) -> str:
+        """The first message which says that what was asked for cannot be built; empty if none."""
+        failures = (f.message for f in self.failures if f.exception in _REFUSALS)
+        errors = (text for text in self.errors if _SETUP_REFUSAL.search(text))
+        return next(chain(failures, errors), "")
 
 
-def _is_invalid(error: str) -> bool:
-    return "BuildFailure" in error or "UserError" in error
+# The exceptions with which a test says that the kernel under test is wrong.
+_FINDINGS = ("AssertionError", "Failed", "GuestFailure")
+_REFUSALS = ("BuildFailure", "UserError")
+_SETUP_REFUSAL = re.compile(r'^failed on setup with "[\w.]*\b(BuildFailure|UserError): ')
 
 
-def _judge(report: TestReport) -> tuple[Fate, str]:
-    if report.invalid:
-        return Fate.INVALID, report.invalid
+def _first_line(end: ElementTree.Element) -> str:
+    return end.get("message", "").partition("\n")[0]
+
+
+def _judge(report: TestReport, mutation: Mutation) -> tuple[Fate, str, str]:
+    """The fate, the test that failed, and why."""
+    if report.unbuildable:
+        return Fate.INVALID, "", report.unbuildable
     if report.failures:
-        return Fate.KILLED, report.failures[0]
+        [failure, *_] = report.failures
+        fate = Fate.KILLED if failure.exception in _FINDINGS else Fate.INVALID
+        if _HUNG in failure.message and not mutation.hangs:
+            fate = Fate.INFRA
+        return fate, failure.test, failure.message
     if report.errors:
-        return Fate.INFRA, report.errors[0]
-    if not report.passed:
-        return Fate.INVALID, "none of its tests exists"
-    return Fate.SURVIVED, f"{report.passed} tests passed"
+        return Fate.INFRA, "", report.errors[0]
+    if report.skipped:
+        return Fate.INVALID, "", f"skipped: {report.skipped[0]}"
+    return Fate.SURVIVED, "", f"{report.passed} tests passed"
 
 
 def _run_tests(project: Path, tests: Sequence[str], log: Path, *options: str) -> TestReport:
@@ -247,31 +354,34 @@ def _run_tests(project: Path, tests: Sequence[str], log: Path, *options: str) ->
     Raises:
         InfraError: pytest did not get as far as a report.
     """
-    log.unlink(missing_ok=True)
     junit = log.with_suffix(".xml")
     junit.unlink(missing_ok=True)
-    ran = process.run(
-        [
-            sys.executable,
-            *("-m", "pytest", "-x", "-m", "", "-p", "no:cacheprovider"),
-            f"--junit-xml={junit}",
-            *options,
-            *(f"harness/{test}" for test in tests),
-        ],
-        cwd=project,
-        log=log,
-        deadline=Deadline.after(_SECONDS),
-        check=False,
-    )
-    if ran.returncode == 4:  # pytest: one of the tests does not exist
-        return TestReport(
-            passed=0, failures=(), errors=(), invalid="one of its tests does not exist"
-        )
+    seconds = _BUILD_SECONDS + len(tests) * _TEST_SECONDS
+    ran = _pytest(project, tests, log, "-x", f"--junit-xml={junit}", *options, seconds=seconds)
     if ran.returncode not in _RAN or not junit.exists():
         raise InfraError(
-            f"pytest ended with exit status {ran.returncode} and no report",
+            f"pytest ended with exit status {ran.returncode} before all tests were run",
             where=str(log),
             remedy="see its last lines",
             tail="\n".join(ran.output.splitlines()[-20:]),
         )
     return TestReport.read(junit.read_text(encoding="utf-8"))
+
+
+def _pytest(
+    project: Path, tests: Sequence[str], log: Path, *options: str, seconds: float
+) -> process.Completed:
+    """Run pytest in a process of its own, nightly tests included."""
+    log.unlink(missing_ok=True)
+    return process.run(
+        [
+            sys.executable,
+            *("-m", "pytest", "-m", "", "-p", "no:cacheprovider"),
+            *options,
+            *(f"harness/{test}" for test in tests),
+        ],
+        cwd=project,
+        log=log,
+        deadline=Deadline.after(seconds),
+        check=False,
+    )
