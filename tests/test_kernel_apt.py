@@ -209,7 +209,8 @@ def test_versions_are_read_in_their_order_without_what_is_only_installed() -> No
 def _find_all(tmp_path: Path, settings: Path, monkeypatch: pytest.MonkeyPatch) -> _FakeApt:
     offered = "linux-source-7.3"
     fake = _fake(monkeypatch, settings, {"bookworm-updates": offered, "bookworm-security": offered})
-    found = OtherSuites(tmp_path / "state", settings).find_all(offered, Deadline.after(5))
+    found, silent = OtherSuites(tmp_path / "state", settings).find_all(offered, Deadline.after(5))
+    assert silent == ["bookworm", "bookworm-proposed-updates"]
     assert [package.version for package, _ in found] == ["7.3-1", "7.3-1"]
     return fake
 
@@ -247,7 +248,8 @@ def test_a_host_without_archives_has_no_sister_suites(
     settings = _settings(tmp_path / "etc", "")
     _fake(monkeypatch, settings, {})
     others = OtherSuites(tmp_path / "state", settings)
-    assert others.find_all("linux-source-7.3", Deadline.after(5)) == []
+    offers, silent = others.find_all("linux-source-7.3", Deadline.after(5))
+    assert (offers, len(silent)) == ([], 4)
 
 
 # Another architecture.

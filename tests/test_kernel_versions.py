@@ -15,10 +15,20 @@ from imakexec.kernel.apt import Apt, OtherSuites, Package
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.source import SourceTree
 from imakexec.kernel.versions import SourceFiles, served_versions, take_files, upstream
-from imakexec.progress import SilentProgress
+from imakexec.progress import Progress, SilentProgress
 
 _NAME = "linux-source-6.1"
 _FILES = ("ima/log.c", "ima/none-in-old-ones.c")
+
+
+class _Notes(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 class _Archive:
@@ -30,6 +40,7 @@ class _Archive:
         broken: versions that cannot be downloaded.
         asked: how often the lists were asked.
         downloads: the versions downloaded.
+        silent: the suites that do not answer.
     """
 
     def __init__(self) -> None:
@@ -38,9 +49,11 @@ class _Archive:
         self.broken: set[str] = set()
         self.asked = 0
         self.downloads: list[str] = []
+        self.silent: list[str] = []
 
-    def offers(self) -> list[tuple[Package, Apt]]:
-        return [(Package(_NAME, version, 1), Apt()) for version in self.other]
+    def offers(self) -> tuple[list[tuple[Package, Apt]], list[str]]:
+        offered = [] if self.silent else self.other
+        return [(Package(_NAME, version, 1), Apt()) for version in offered], self.silent
 
     def versions(self) -> list[Package]:
         self.asked += 1
@@ -76,13 +89,15 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def _served(cache: Cache, names: tuple[str, ...] = _FILES) -> list[str]:
+def _served(
+    cache: Cache, names: tuple[str, ...] = _FILES, progress: Progress | None = None
+) -> list[str]:
     source = SourceTree(Path("base"), f"{_NAME}=6.1.176-1", "6.1.176", "w", "base")
     found = served_versions(
         source,
         names,
         cache=cache,
-        progress=SilentProgress(),
+        progress=progress or SilentProgress(),
         deadline=Deadline.after(20),
     )
     for files in found:
@@ -126,6 +141,26 @@ def test_a_suite_that_is_gone_takes_nothing_away(
     archive.other.clear()
     assert _served(cache) == ["6.1.170", "6.1.192"]
     assert len(archive.downloads) == 2
+
+
+def test_who_does_not_answer_is_named_and_asked_again(archive: _Archive, cache: Cache) -> None:
+    archive.silent = ["bookworm-security"]
+    notes = _Notes()
+    assert _served(cache, progress=notes) == ["6.1.170"]
+    assert notes.texts == [f"{_NAME}: the suite bookworm-security does not answer"]
+    archive.silent = []
+    assert _served(cache) == ["6.1.170", "6.1.192"]
+
+
+def test_a_version_that_is_lost_is_named(archive: _Archive, cache: Cache) -> None:
+    _served(cache)
+    archive.host, archive.other = ["6.1.176-1"], []
+    notes = _Notes()
+    assert _served(cache, ("ima/log.c",), notes) == []
+    assert [text.partition(" is left out")[0] for text in notes.texts] == [
+        f"{_NAME} 6.1.170-3",
+        f"{_NAME} 6.1.192-2",
+    ]
 
 
 def test_what_cannot_be_downloaded_is_left_out_for_now(archive: _Archive, cache: Cache) -> None:

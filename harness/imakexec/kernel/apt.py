@@ -190,13 +190,18 @@ class OtherSuites:
             remedy="choose another --base, or unpack the source and use --kernel-tree DIR",
         )
 
-    def find_all(self, name: str, deadline: Deadline) -> list[tuple[Package, Apt]]:
+    def find_all(
+        self, name: str, deadline: Deadline
+    ) -> tuple[list[tuple[Package, Apt]], list[str]]:
         """What the suites that accompany the host's release offer, and how it is fetched.
 
-        A suite that does not exist, or cannot be reached, offers nothing.
+        Returns:
+            The offers, and the suites that did not answer: they cannot be reached, or the host's
+            mirrors have none of that name.
         """
         codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
         offers: list[tuple[Package, Apt]] = []
+        silent: list[str] = []
         for suite in (codename, *(f"{codename}-{sister}" for sister in _SISTER_SUITES)):
             for archive in self._archives_of(suite, codename):
                 apt = self._private(archive, suite)
@@ -206,7 +211,9 @@ class OtherSuites:
                     continue
                 offers += [(package, apt) for package in apt.versions(name, deadline)]
                 break  # the others are mirrors of it
-        return offers
+            else:
+                silent.append(suite)
+        return offers, silent
 
     def _archives(self, codename: str) -> list[Archive]:
         """The distribution's own archives among the host's sources, by mirror."""

@@ -108,30 +108,34 @@ class _Shop:
         A version that was served once stays: the series applied to it, and is still meant to.
         """
         step.update("asking the package lists")
-        offers = self._offers()
+        offers, silent = self._offers()
         seen = {upstream(own)}
         chosen: list[str] = []
         for version in [*offers, *self._remembered()[1]]:
             if upstream(version) not in seen:
                 seen.add(upstream(version))
                 chosen.append(version)
-        write_atomically(self._memo, json.dumps({"lists": lists_state(), "versions": chosen}))
+        for suite in silent:
+            self.progress.note(f"{self.name}: the suite {suite} does not answer")
+        # Who did not answer is asked again the next time.
+        lists = None if silent else lists_state()
+        write_atomically(self._memo, json.dumps({"lists": lists, "versions": chosen}))
         found = [
             self._lookup(version) or self._fetch(version, offers.get(version), step)
             for version in chosen
         ]
         return [files for files in found if files is not None]
 
-    def _offers(self) -> dict[str, tuple[Package, Apt]]:
-        """What is on offer, by package version; the host's own suites first."""
+    def _offers(self) -> tuple[dict[str, tuple[Package, Apt]], list[str]]:
+        """What is on offer, by package version, the host's own suites first; who is silent."""
         host = Apt()
         offers = {
             package.version: (package, host) for package in host.versions(self.name, self.deadline)
         }
-        others = OtherSuites(self.cache.root / "apt").find_all(self.name, self.deadline)
+        others, silent = OtherSuites(self.cache.root / "apt").find_all(self.name, self.deadline)
         for package, apt in others:
             offers.setdefault(package.version, (package, apt))
-        return offers
+        return offers, silent
 
     def _remembered(self) -> tuple[str | None, list[str]]:
         try:
@@ -155,6 +159,7 @@ class _Shop:
     ) -> SourceFiles | None:
         """Take the files out of a package; None if it cannot be downloaded (any more)."""
         if offer is None:
+            self.progress.note(f"{self.name} {version} is left out: nobody offers it any more")
             return None
         package, apt = offer
         with self.cache.scratch() as scratch:
