@@ -16,7 +16,7 @@ from imakexec.kernel.cache import Cache
 from imakexec.progress import SilentProgress
 from imakexec.series import check
 from imakexec.series.boots import BootChecks
-from imakexec.series.cells import Cell, Row, Status
+from imakexec.series.cells import Cell, CheckReport, Row, Status
 from imakexec.series.check import COLUMNS, CheckRequest, SeriesCheck, run_check
 from imakexec.series.mail import MailChecks
 from imakexec.series.objects import ObjectChecks
@@ -74,8 +74,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> _World:
         ObjectChecks, "compare", lambda _self, n, permutation: made.cell(permutation.name, n)
     )
     monkeypatch.setattr(ObjectChecks, "tools", ("gcc 99",))
-    monkeypatch.setattr(BootChecks, "carries", lambda _self, n, _kernel: made.cell("carries", n))
-    monkeypatch.setattr(BootChecks, "loads_again", lambda _self, n, _kernel, way: made.cell(way, n))
+    monkeypatch.setattr(BootChecks, "carries", lambda _self, n, _kernel, way: made.cell(way, n))
     monkeypatch.setattr(BootChecks, "verdict", lambda _self, n, _kernel: made.cell("verdict", n))
     return made
 
@@ -103,7 +102,9 @@ def request_(tmp_path: Path) -> CheckRequest:
 
 def _rows(workshop: Workshop, request: CheckRequest) -> tuple[list[Row], int]:
     """The rows, and what the command ends with."""
-    report = run_check(workshop, request, lambda _row: None)
+    kept: list[CheckReport] = []
+    report = run_check(workshop, request, lambda _row: None, kept.append)
+    assert [len(each.rows) for each in kept] == list(range(1, len(report.rows) + 1))
     return list(report.rows), report.exit_code
 
 
@@ -132,7 +133,8 @@ def test_one_row_alone(workshop: Workshop, request_: CheckRequest, tmp_path: Pat
 def test_a_row_that_there_is_not(workshop: Workshop, tmp_path: Path) -> None:
     request = CheckRequest(X86_64, logs=tmp_path / "logs", kernel_tree=tmp_path / "state0", patch=3)
     with pytest.raises(UserError, match="the series has 2 patches"):
-        run_check(workshop, request, lambda _row: None)
+        run_check(workshop, request, lambda _row: None, lambda _report: None)
+    assert not request.logs.exists(), "the next try may use the same folder"
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,7 @@ def series_check(
         from imakexec.job import Workshop
         from imakexec.project import find_project
         from imakexec.report.series import choose_display, document, markdown
+        from imakexec.series.cells import CheckReport
         from imakexec.series.check import COLUMNS, CheckRequest, run_check
         from imakexec.series.logs import new_log_folder
 
@@ -423,11 +424,14 @@ def series_check(
             patch=patch,
             accelerator=accel,
         )
+
+        def keep(report: CheckReport) -> None:
+            markdown_result.write_text(markdown(report))
+            result_file.write(document(report))
+
         with display.running():
-            report = run_check(workshop, request, display.show)
+            report = run_check(workshop, request, display.show, keep)
         display.finish(report)
-        markdown_result.write_text(markdown(report))
-        result_file.write(document(report))
         return report.exit_code
 
     _finish(work, result_file)
@@ -470,9 +474,10 @@ def series_mutate(
             outcomes.append(outcome)
             for line in mutations.outcome_lines(outcome):
                 _out.print(line, highlight=False)
+            # What was found so far outlives an interruption.
+            markdown_result.write_text(mutations.markdown(outcomes))
+            result_file.write(mutations.document(outcomes, len(wanted)))
         _out.print(mutations.summary(outcomes), highlight=False)
-        markdown_result.write_text(mutations.markdown(outcomes))
-        result_file.write(mutations.document(outcomes))
         return mutations.exit_code(outcomes)
 
     _finish(work, result_file)

@@ -72,6 +72,12 @@ class PatchSeries:
                 where=str(listing),
                 remedy="restore it, or use --patches 0 for the plain base",
             ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"no patch series: the file that lists the patches cannot be read: {error}",
+                where=str(listing),
+                remedy="make it a text in UTF-8 with a file name a line",
+            ) from error
         names = [line.partition("#")[0].split() for line in lines]
         return cls(tuple(_read_patch(folder, words, listing) for words in names if words))
 

@@ -220,8 +220,10 @@ class LiveTable:
         _print(self._out, map(Text, textwrap.wrap(text, _WIDTH)))
 
     def _render(self) -> Group:
-        lines = list(row_lines(self._row, self._columns)) if self._row else []
-        now = self._steps[-1].now if self._steps else ""
+        # Runs in a thread of its own, while the other sets and empties both.
+        row, steps = self._row, self._steps[-1:]
+        lines = list(row_lines(row, self._columns)) if row else []
+        now = steps[0].now if steps else ""
         self._spinner.update(text=Text(now, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines, self._spinner)
 

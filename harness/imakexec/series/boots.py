@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Does every prefix boot, and carry its measurement list as it promises?
 
-Two runs of a machine for each prefix: a plain kexec, and one after an unload, a load and another,
-larger load. In each of them something is measured before the last load and after it. Only if the
-second run goes wrong are its parts tried alone, to see which it was.
+Three runs of a machine for each prefix: a plain kexec, one after a second and larger load, and one
+after an unload and another load. In each of them something is measured before the last load and
+after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,12 +17,12 @@ from imakexec import job, scenario
 from imakexec.arch import Arch
 from imakexec.attest import MeasurementLog, judge_folder
 from imakexec.attest.reasons import Rejection
-from imakexec.errors import GuestFailure, ImaKexecError
+from imakexec.errors import ImaKexecError
 from imakexec.job import JobOptions, Prepared, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice
 from imakexec.scenario import LoadedKernel, Session
-from imakexec.series.cells import Cell, Status
+from imakexec.series.cells import Cell
 from imakexec.series.promises import Seen, list_faults, promise_of, verdict_faults, verdict_words
 
 _FEW = 8
@@ -56,15 +56,8 @@ def _after_an_unload(session: Session) -> _Loads:
     return _Loads(scenario.kexec_load(session), 2)
 
 
-def _again(session: Session) -> _Loads:
-    scenario.kexec_load(session)
-    scenario.kexec_unload(session)
-    twice = _twice(session)
-    return replace(twice, times=twice.times + 1)
-
-
 _WAYS: Mapping[str, Callable[[Session], _Loads]] = MappingProxyType(
-    {"carries": _once, "twice": _twice, "reload": _after_an_unload, "again": _again}
+    {"carries": _once, "twice": _twice, "reload": _after_an_unload}
 )
 
 
@@ -87,11 +80,12 @@ class BootChecks:
     _prepared: dict[int, Prepared] = field(init=False, default_factory=dict)
     _seen: dict[tuple[int, str], Seen | ImaKexecError] = field(init=False, default_factory=dict)
 
-    def carries(self, patches: int, kernel: KernelImage, way: str = "carries") -> Cell:
+    def carries(self, patches: int, kernel: KernelImage, way: str) -> Cell:
         """Whether the list is carried as far as it is promised, and nobody complains.
 
         Args:
-            way: how the kernel is loaded; by default once.
+            way: how the kernel is loaded: "carries" for once, "twice" for a second and larger
+                load, "reload" for an unload and another load.
 
         Raises:
             GuestFailure: the kernel failed before that.
@@ -101,26 +95,6 @@ class BootChecks:
         seen = self._run(patches, kernel, way)
         faults = [*list_faults(promise, seen), *verdict_faults(promise, seen)]
         return Cell.judged(faults, promise.carried, self._folder(patches, way))
-
-    def loads_again(self, patches: int, kernel: KernelImage, way: str) -> Cell:
-        """The same after "twice", a second and larger load, or "reload", an unload and a load.
-
-        Raises the same. What is wrong only after both is wrong with either.
-        """
-        failure: GuestFailure | None = None
-        try:
-            both = self.carries(patches, kernel, "again")
-        except GuestFailure as error:
-            failure = error
-        else:
-            if both.status is Status.OK:
-                return both
-        alone = self.carries(patches, kernel, way)
-        if alone.status is not Status.OK:
-            return alone
-        if failure is not None:
-            raise failure
-        return both
 
     def verdict(self, patches: int, kernel: KernelImage) -> Cell:
         """Whether the verifier says of the plain kexec what it must say; raises the same."""

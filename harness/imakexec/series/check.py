@@ -116,6 +116,9 @@ class SeriesCheck:
 
     def __init__(self, workshop: Workshop, request: CheckRequest) -> None:
         require_programs(request.arch)
+        _require_patch(
+            PatchSeries.read(series_folder(request.kernel(0), workshop.project)), request
+        )
         project = _freeze(workshop.project, request.logs)
         self.request = request
         self._workshop = Workshop(project, workshop.progress, workshop.cache)
@@ -193,9 +196,10 @@ class SeriesCheck:
             "checkpatch": mail.reads_well,
             "build": self._build,
             **{each.name: partial(compare, permutation=each) for each in PERMUTATIONS},
-            "carries": self._booted(boots.carries),
-            "twice": self._booted(partial(boots.loads_again, way="twice")),
-            "reload": self._booted(partial(boots.loads_again, way="reload")),
+            **{
+                way: self._booted(partial(boots.carries, way=way))
+                for way in ("carries", "twice", "reload")
+            },
             "verdict": self._booted(boots.verdict),
         }
 
@@ -256,12 +260,17 @@ def _read_if_file(where: str) -> str:
 
 
 def run_check(
-    workshop: Workshop, request: CheckRequest, show: Callable[[Row], None]
+    workshop: Workshop,
+    request: CheckRequest,
+    show: Callable[[Row], None],
+    keep: Callable[[CheckReport], None],
 ) -> CheckReport:
     """Find all cells, row by row.
 
     Args:
         show: called with the row whenever one of its cells was found.
+        keep: called with what was found so far whenever a row is complete, so that an interrupted
+            check leaves it.
 
     Raises:
         UserError: there is nothing to check.
@@ -273,7 +282,10 @@ def run_check(
     for row in check.rows():
         rows[row.patches] = row
         show(row)
-    return check.report(rows.values(), time.monotonic() - started)
+        report = check.report(rows.values(), time.monotonic() - started)
+        if len(row.cells) == len(COLUMNS):
+            keep(report)
+    return report
 
 
 def _freeze(project: Path, logs: Path) -> Path:
@@ -294,15 +306,23 @@ def _freeze(project: Path, logs: Path) -> Path:
     return frozen
 
 
-def _read(workshop: Workshop, request: CheckRequest) -> Subject:
-    folder = series_folder(request.kernel(0), workshop.project)
-    series = PatchSeries.read(folder)
+def _require_patch(series: PatchSeries, request: CheckRequest) -> None:
+    """Refuse a number that is none before anything is made for it.
+
+    Raises:
+        UserError: the series is not that long.
+    """
     if request.patch is not None and request.patch > len(series.patches):
         raise UserError(
             f"the series has {len(series.patches)} patches",
             where=f"--patch {request.patch}",
             remedy=f"give 0 for the base, or 1 to {len(series.patches)}",
         )
+
+
+def _read(workshop: Workshop, request: CheckRequest) -> Subject:
+    folder = series_folder(request.kernel(0), workshop.project)
+    series = PatchSeries.read(folder)
     deadline = Deadline.after(_SOURCE_SECONDS)
     source = find_source(request.kernel(0), workshop.cache, workshop.progress, deadline)
     return Subject(source, series, folder)

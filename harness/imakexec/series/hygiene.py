@@ -78,7 +78,8 @@ def folder_faults(folder: Path, series: PatchSeries) -> Iterator[str]:
     for name in sorted(present - set(series.names)):
         yield f"{name} is not in the file `series`"
     try:
-        cover = Mail.parse((folder / _COVER).read_text(encoding="utf-8"))
+        text = (folder / _COVER).read_text(encoding="utf-8", errors="surrogateescape")
+        cover = Mail.parse(text)
     except FileNotFoundError:
         yield f"there is no cover letter {_COVER}"
         return

@@ -140,13 +140,19 @@ class MailChecks:
             InfraError: the host lacks a tool or the dictionary.
         """
         if not patches:
-            return Cell.judged(folder_faults(self.folder, self.series), "ok", None)
+            return self._folder_reads_well()
         patch = self.series.patches[patches - 1]
         log = self.logs / f"{patches}-checkpatch.log"
         with self.progress.step(f"checkpatch {patch.name}"):
             report = run_checkpatch(patch, self.source.path, self.cache, log)
         faults = patch_faults(patch, number=patches, total=len(self.series.patches))
         return Cell.judged([*report.faults, *faults], report.counts, log)
+
+    def _folder_reads_well(self) -> Cell:
+        faults = list(folder_faults(self.folder, self.series))
+        log = self.logs / "0-checkpatch.log"
+        log.write_text("\n".join(faults or ["no faults"]) + "\n", encoding="utf-8")
+        return Cell.judged(faults, "ok", log)
 
 
 def short_version(version: str, own: Iterable[str]) -> str:
