@@ -53,7 +53,8 @@ def test_a_crash_load_disturbs_no_waiting_image(
 
     names = run.names("after")
     assert len(positions(names, "kexec_load")) == 1
-    if positions(names, "kexec_execute"):
+    # A page has room for what these loads measure, unless something more was measured.
+    if growth == 0 or positions(names, "kexec_execute"):
         assert run.judgement.verdict is Verdict.IN_SYNC, run.judgement.sentence
     else:
         assert run.judgement.verdict is Verdict.TRUNCATED, run.judgement.sentence

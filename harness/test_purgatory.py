@@ -15,13 +15,10 @@ import pytest
 from conftest import Lab
 from imakexec import scenario
 from imakexec.arch import Feature
-from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
 from imakexec.kernel.build import KernelRequest
 
 PAGE = 4096
-REFUSED_SECONDS = 10.0
-"""A kernel that is not refused is up in less."""
 
 
 def change_every_copy(ram: Path, page: bytes) -> int:
@@ -49,9 +46,10 @@ def test_a_segment_that_was_changed_is_refused(
         middle = len(initrd) // 2 // PAGE * PAGE
         assert change_every_copy(ram, initrd[middle : middle + PAGE]) > 0
         session.machine.epochs.executing(loaded.token)
+        # A kernel that is not refused is up in less.
         with pytest.raises(GuestFailure, match="the guest hung"):
             session.guest.replace_kernel(
-                ["kexec", "-s", "-e"], Deadline.after(REFUSED_SECONDS), token=loaded.token
+                ["kexec", "-s", "-e"], session.budget(), token=loaded.token
             )
     console = (lab.folder / "console.log").read_text()
     assert console.count("Linux version ") == 1, "the next kernel was started all the same"

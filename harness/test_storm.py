@@ -63,8 +63,11 @@ def test_kexec_load_in_a_storm_counts_what_it_sizes(lab: Lab, patched: KernelReq
         scenario.take_snapshot(session, "after", quote_after=True)
     run = lab.judge()
 
+    assert run.judgement.verdict is Verdict.IN_SYNC, run.judgement.sentence
+    assert any(name.startswith("/storm/") for name in run.names("after")), "there was no storm"
     assert run.judgement.timeline is not None
-    markers = [marker for marker in run.judgement.timeline.markers if marker.logged is not None]
+    markers = run.judgement.timeline.markers
+    assert [marker.kind for marker in markers] == ["kexec_load"] * 3 + ["kexec_execute"]
     sizes = [0]
     for record in run.records("after"):
         sizes.append(sizes[-1] + record.size)
