@@ -19,7 +19,6 @@ from imakexec.kernel.build import KernelRequest
 from imakexec.scenario import Load, LoadedKernel, Session
 
 CRASH_MEMORY = "crashkernel=128M"
-LOST = {"BUG:", "WARNING:"}
 
 LEAK_ROUNDS = 50
 LEAK_RECORDS = 1500

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,6 @@ from imakexec.handover_meter import (
     find_intervals,
     parse_areas,
     parse_free,
-    parse_segment,
 )
 from imakexec.handover_run import Sample, Subject, require_carried, require_no_complaint
 from imakexec.job import Prepared, Workshop
@@ -161,16 +159,6 @@ def test_a_second_buffer_is_counted_by_the_pages_it_owns() -> None:
 
 def test_what_was_there_before_is_not_held_by_the_load() -> None:
     assert Held.between(state(AREAS + OURS), state(AREAS + OURS), page=4096) == Held(0, {}, {})
-
-
-def test_the_segment_s_size_is_what_the_next_kernel_was_told() -> None:
-    assert parse_segment(struct.pack("<QQ", 0x98090, 135168)) == 135168
-
-
-@pytest.mark.parametrize("data", [b"", struct.pack("<QQQQ", 1, 2, 3, 4)], ids=["none", "two"])
-def test_one_segment_must_have_been_handed_over(data: bytes) -> None:
-    with pytest.raises(ValueError, match="SETUP_IMA"):
-        parse_segment(data)
 
 
 # What is done in the guest

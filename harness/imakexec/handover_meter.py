@@ -29,7 +29,6 @@ chance. In zoneinfo both are of the same moment; 6.12 and 7.3 empty the lists no
 from __future__ import annotations
 
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -220,28 +219,3 @@ class Held:
 # Whoever keeps something for the hand-over, in any of the kernels: ima_alloc_kexec_file_buf or what
 # it was inlined into, and kimage_map_segment.
 _CALLERS = ("ima_", "kimage_", "kexec_")
-
-_SETUP_IMA = struct.Struct("<QQ")  # struct ima_setup_data, arch/x86/include/uapi/asm/bootparam.h
-
-SEGMENT = """
-for node in /sys/kernel/boot_params/setup_data/*; do
-    read -r type <"$node/type"
-    if [ "$type" = 0x8 ]; then cat "$node/data"; fi
-done
-"""
-"""A script for a guest that was started by kexec: write its SETUP_IMA data."""
-
-
-def parse_segment(data: bytes) -> int:
-    """The size in bytes of the segment that a kernel was handed its list in.
-
-    Args:
-        data: what `SEGMENT` wrote.
-
-    Raises:
-        ValueError: it was handed none, or more than one.
-    """
-    if len(data) != _SETUP_IMA.size:
-        raise ValueError(f"expected {_SETUP_IMA.size} bytes of SETUP_IMA data, not {len(data)}")
-    _, size = _SETUP_IMA.unpack(data)
-    return int(size)

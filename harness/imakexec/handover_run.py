@@ -14,12 +14,10 @@ from imakexec.handover_meter import (
     GROW,
     MEASURED,
     PROBES,
-    SEGMENT,
     Held,
     Interval,
     MemoryState,
     find_intervals,
-    parse_segment,
 )
 from imakexec.job import JobOptions, Prepared, kernel_cmdline, machine_config
 from imakexec.kernel.build import KernelRequest
@@ -157,7 +155,7 @@ class _Run:
             size=len(listed),
             load=load,
             execute=execute,
-            segment=parse_segment(self._script(SEGMENT)),
+            segment=self._segment(),
             held=Held.between(before, loaded, page=_PAGE),
             kept=Held.between(before, unloaded, page=_PAGE),
         )
@@ -212,6 +210,12 @@ class _Run:
 
     def _count(self) -> int:
         return int(self._guest.read_file(_COUNT, self._budget()))
+
+    def _segment(self) -> int:
+        """The size in bytes of the segment in which the running kernel was handed its list."""
+        place = self._machine.config.arch.handover
+        _, size = place.parse(self._script(place.script))
+        return size
 
     def _execute(self, token: str) -> None:
         self._step.update("executing")

@@ -99,12 +99,6 @@ class Epochs:
         """The epoch of the kernel that runs, or is about to start from power-on."""
         return self._epochs[-1]
 
-    @property
-    def history(self) -> tuple[BootEpoch, ...]:
-        """Every epoch so far, the current one last."""
-        with self._lock:
-            return tuple(self._epochs)
-
     def describe(self) -> str:
         """Where the guest is, for messages: "boot 0, running"."""
         with self._lock:

@@ -196,17 +196,6 @@ class Tpm:
             remedy="let the guest come to rest before the quote",
         )
 
-    def read_pcrs(
-        self, deadline: Deadline, *, banks: Sequence[str], pcrs: Sequence[int] = BOOT_PCRS
-    ) -> dict[str, dict[int, bytes]]:
-        """PCR values, by bank and number. They count only once a quote has confirmed them.
-
-        Raises:
-            GuestFailure: a bank is not allocated.
-        """
-        with self._esapi("read the PCRs", deadline) as esapi:
-            return _read_pcrs(esapi, banks, pcrs)
-
     def allocated_banks(self, deadline: Deadline) -> tuple[str, ...]:
         """Names of the banks that hold PCRs, in the TPM's order ("sha1", "sha256")."""
         with self._esapi("list the PCR banks", deadline) as esapi:
