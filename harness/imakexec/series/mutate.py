@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -29,7 +29,7 @@ from xml.etree import ElementTree
 from imakexec import process
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, InfraError, UserError
-from imakexec.progress import Progress
+from imakexec.progress import Progress, Step
 
 FOLDER = "harness/mutations"
 
@@ -175,7 +175,7 @@ def mutate(
     _require_good_tests(project, mutations, logs / "without-mutation.log", progress)
     for number, mutation in enumerate(mutations, 1):
         with progress.step(f"mutation {number} of {len(mutations)}: {mutation.name}") as step:
-            outcome = _try(project, mutation, logs / f"{mutation.name}.log")
+            outcome = _try(project, mutation, logs / f"{mutation.name}.log", step)
             step.done(f"{outcome.fate}: {outcome.test or outcome.reason}")
         yield outcome
 
@@ -225,7 +225,7 @@ def _require_good_tests(
 ) -> None:
     tests = _tests_of(mutations)
     with progress.step(f"{len(tests)} tests without a mutation") as step:
-        report = _run_tests(project, tests, log)
+        report = _run_tests(project, tests, log, step=step)
         remedy = "mend that first: a failure with a mutation would prove nothing"
         if report.unbuildable:
             message = f"without any mutation: {report.unbuildable}"
@@ -246,10 +246,11 @@ def _require_good_tests(
         step.done(f"{report.passed} passed")
 
 
-def _try(project: Path, mutation: Mutation, log: Path) -> Outcome:
+def _try(project: Path, mutation: Mutation, log: Path, step: Step) -> Outcome:
     started = time.monotonic()
     try:
-        report = _run_tests(project, mutation.noticed_by, log, f"--mutation={mutation.path}")
+        option = f"--mutation={mutation.path}"
+        report = _run_tests(project, mutation.noticed_by, log, option, step=step)
         fate, test, reason = _judge(report, mutation)
     except InfraError as error:
         fate, test, reason = Fate.INFRA, "", error.what
@@ -348,7 +349,9 @@ def _judge(report: TestReport, mutation: Mutation) -> tuple[Fate, str, str]:
     return Fate.SURVIVED, "", f"{report.passed} tests passed"
 
 
-def _run_tests(project: Path, tests: Sequence[str], log: Path, *options: str) -> TestReport:
+def _run_tests(
+    project: Path, tests: Sequence[str], log: Path, *options: str, step: Step
+) -> TestReport:
     """Run tests in a process of their own until one fails.
 
     Raises:
@@ -357,7 +360,8 @@ def _run_tests(project: Path, tests: Sequence[str], log: Path, *options: str) ->
     junit = log.with_suffix(".xml")
     junit.unlink(missing_ok=True)
     seconds = _BUILD_SECONDS + len(tests) * _TEST_SECONDS
-    ran = _pytest(project, tests, log, "-x", f"--junit-xml={junit}", *options, seconds=seconds)
+    options = ("-x", "-v", f"--junit-xml={junit}", *options)
+    ran = _pytest(project, tests, log, *options, seconds=seconds, on_line=step.update)
     if ran.returncode not in _RAN or not junit.exists():
         raise InfraError(
             f"pytest ended with exit status {ran.returncode} before all tests were run",
@@ -369,7 +373,12 @@ def _run_tests(project: Path, tests: Sequence[str], log: Path, *options: str) ->
 
 
 def _pytest(
-    project: Path, tests: Sequence[str], log: Path, *options: str, seconds: float
+    project: Path,
+    tests: Sequence[str],
+    log: Path,
+    *options: str,
+    seconds: float,
+    on_line: Callable[[str], None] | None = None,
 ) -> process.Completed:
     """Run pytest in a process of its own, nightly tests included."""
     log.unlink(missing_ok=True)
@@ -383,5 +392,6 @@ def _pytest(
         cwd=project,
         log=log,
         deadline=Deadline.after(seconds),
+        on_line=on_line,
         check=False,
     )
