@@ -23,7 +23,8 @@ from rich.console import Console
 
 from imakexec import job
 from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
-from imakexec.attest import Judgement, MeasurementLog, Record, judge_folder
+from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge_folder
+from imakexec.attest.handover import HandoverBuffer
 from imakexec.errors import InfraError
 from imakexec.evidence import Evidence
 from imakexec.job import JobOptions, Workshop
@@ -41,6 +42,21 @@ ENOUGH_KB = 40
 
 GONE_SECONDS = 2.0
 """How long what is left of a killed run may go on."""
+
+FAIL_ALLOCATIONS = """
+set -e
+busybox mount -t debugfs debugfs /sys/kernel/debug
+for kind in failslab fail_page_alloc; do
+    cd /sys/kernel/debug/$kind
+    echo Y >task-filter
+    echo N >ignore-gfp-wait
+    echo 100 >probability
+    echo -1 >times
+    echo 1 >verbose
+done
+echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
+"""
+"""A shell script: every allocation fails of the tasks that the probe chooses."""
 
 COMMAND = (
     # A test run that was started in the background ignores SIGINT, and so would its children.
@@ -378,9 +394,21 @@ def _read(path: Path) -> bytes:
 
 
 def records_of(raw: bytes) -> list[Record]:
-    """The records of a measurement list."""
-    log = MeasurementLog.parse(raw)
+    """The records of a measurement list; the test fails if it is none."""
+    try:
+        log = MeasurementLog.parse(raw)
+    except Rejection as error:
+        pytest.fail(f"this is no list of whole records: {error}")
     return [log[index] for index in range(len(log))]
+
+
+def buffer_of(content: bytes | None) -> HandoverBuffer:
+    """What `scenario.read_handover_buffer` found; the test fails if it is no hand-over buffer."""
+    assert content is not None, "the next kernel has no hand-over buffer"
+    try:
+        return HandoverBuffer.parse(content)
+    except Rejection as error:
+        pytest.fail(f"this is no hand-over buffer: {error}")
 
 
 def late_refusal(session: Session) -> LateRefusal:
@@ -388,6 +416,11 @@ def late_refusal(session: Session) -> LateRefusal:
     refusal = session.machine.config.arch.late_refusal
     session.guest.run(["sh", "-c", refusal.prepare], session.budget())
     return refusal
+
+
+def allow(probe: str) -> str:
+    """A shell script that switches the probe's parameter on."""
+    return f"echo Y >/sys/module/imakexec_probe/parameters/{probe}"
 
 
 def mappings(session: Session) -> list[str]:

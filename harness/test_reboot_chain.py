@@ -13,30 +13,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import Lab, Run, positions
+from conftest import FAIL_ALLOCATIONS, Lab, Run, allow, positions
 from imakexec import scenario
 from imakexec.attest import Verdict
 from imakexec.kernel.build import KernelRequest
 from imakexec.scenario import Session
-
-FAIL_ALLOCATIONS = """
-set -e
-busybox mount -t debugfs debugfs /sys/kernel/debug
-for kind in failslab fail_page_alloc; do
-    cd /sys/kernel/debug/$kind
-    echo Y >task-filter
-    echo N >ignore-gfp-wait
-    echo 100 >probability
-    echo -1 >times
-    echo 1 >verbose
-done
-echo 0 >/sys/kernel/debug/fail_page_alloc/min-order
-"""
-
-
-def allow(probe: str) -> str:
-    """A shell script that switches the probe's parameter on."""
-    return f"echo Y >/sys/module/imakexec_probe/parameters/{probe}"
 
 
 @dataclass(frozen=True)

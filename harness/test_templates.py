@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import Lab, positions, records_of
+from conftest import Lab, buffer_of, positions, records_of
 from imakexec import scenario
 from imakexec.attest import Verdict
-from imakexec.attest.handover import HEADER_SIZE, HandoverBuffer
+from imakexec.attest.handover import HEADER_SIZE
 from imakexec.kernel.build import KernelRequest
 
 RECORDS = 600
@@ -37,8 +37,7 @@ def test_the_whole_list_is_handed_over(lab: Lab, tight: KernelRequest, parameter
         scenario.kexec_execute(session, loaded)
         content = scenario.read_handover_buffer(session)
     assert loaded.complaints == ()
-    assert content is not None
-    buffer = HandoverBuffer.parse(content)
+    buffer = buffer_of(content)
     carried = records_of(buffer.log)
 
     assert buffer.log.startswith(before)

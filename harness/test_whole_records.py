@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import Lab, records_of
+from conftest import Lab, buffer_of, records_of
 from imakexec import scenario
 from imakexec.attest.handover import HEADER_SIZE, HandoverBuffer
 from imakexec.kernel.build import KernelRequest
@@ -80,16 +80,16 @@ def load(session: Session) -> tuple[scenario.LoadedKernel, Room]:
     records = records_of(raw)
     [marker] = [record for record in records if record.name == "kexec_load"]
     segment = int((marker.buf or b"").split(b";")[0].partition(b"=")[2])
-    return loaded, Room(segment, HEADER_SIZE + len(raw), len(records))
+    room = Room(segment, HEADER_SIZE + len(raw), len(records))
+    assert room.free > 0, "the segment cannot even hold the list of its load"
+    return loaded, room
 
 
 def hand_over(session: Session, loaded: scenario.LoadedKernel) -> tuple[bytes, HandoverBuffer]:
     """The list as it was last seen, and the buffer that the next kernel finds."""
     before = session.guest.read_file(scenario.MEASUREMENTS, session.budget())
     scenario.kexec_execute(session, loaded)
-    content = scenario.read_handover_buffer(session)
-    assert content is not None, "the next kernel has no hand-over buffer"
-    return before, HandoverBuffer.parse(content)
+    return before, buffer_of(scenario.read_handover_buffer(session))
 
 
 def assert_whole_prefix(before: bytes, buffer: HandoverBuffer, room: Room) -> None:

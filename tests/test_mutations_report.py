@@ -50,7 +50,7 @@ def test_summary_table_and_document() -> None:
     rows = markdown(outcomes).splitlines()[2:]
     assert rows[0].startswith("| `some-name` | What is broken here")
     assert rows[0].endswith(" | `test_storm[0]` |")
-    assert rows[1].endswith(" | **survived**: 2 tests / passed |")
+    assert rows[1].endswith(r" | **survived**: 2 tests \| passed |")
     found = document(outcomes, 40)
     assert (found["exit_code"], found["wanted"]) == (1, 40)
     text = json.dumps(found)

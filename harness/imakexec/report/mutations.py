@@ -40,7 +40,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[Text]:
 def _why(outcome: Outcome) -> Iterator[str]:
     if outcome.test:
         yield f"by {outcome.test}"
-    yield outcome.reason
+    # What pytest shows of a buffer takes a screen; the log has all of it.
+    yield textwrap.shorten(outcome.reason, 2 * _WIDTH, placeholder=" ...")
 
 
 def summary(outcomes: Sequence[Outcome]) -> Text:
@@ -75,8 +76,12 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 def _cell(outcome: Outcome) -> str:
     if outcome.fate is Fate.KILLED:
-        return f"`{outcome.test}`"
-    return f"**{outcome.fate}**: {outcome.reason.replace('|', '/')}"
+        return f"`{_escaped(outcome.test)}`"
+    return f"**{outcome.fate}**: {_escaped(outcome.reason)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def document(outcomes: Sequence[Outcome], wanted: int) -> dict[str, object]:

@@ -262,7 +262,7 @@ class Failure:
     """A test that failed.
 
     Attributes:
-        test: its name, with its parameters.
+        test: its name, relative to `harness/`, with its parameters.
         message: one line; it starts with the class of the exception, if that is no AssertionError.
     """
 
@@ -305,7 +305,7 @@ class TestReport:
         """
         cases = list(ElementTree.fromstring(text).iter("testcase"))
         failures = tuple(
-            Failure(case.get("name", ""), _first_line(end))
+            Failure(_test_name(case), _first_line(end))
             for case in cases
             for end in case.findall("failure")
         )
@@ -326,6 +326,11 @@ class TestReport:
 _FINDINGS = ("AssertionError", "Failed", "GuestFailure")
 _REFUSALS = ("BuildFailure", "UserError")
 _SETUP_REFUSAL = re.compile(r'^failed on setup with "[\w.]*\b(BuildFailure|UserError): ')
+
+
+def _test_name(case: ElementTree.Element) -> str:
+    file = case.get("classname", "").rpartition(".")[2]
+    return f"{file}.py::{case.get('name', '')}"
 
 
 def _first_line(end: ElementTree.Element) -> str:
