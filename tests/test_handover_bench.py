@@ -43,7 +43,6 @@ from imakexec.machine.accelerator import Accelerator, AcceleratorChoice
 from imakexec.machine.qemu import PLACEHOLDERS, qemu_argv
 from imakexec.progress import SilentProgress
 from imakexec.report.handover import (
-    MarkdownFile,
     print_handover,
     render_markdown,
 )
@@ -350,16 +349,6 @@ def test_markdown_says_the_same() -> None:
     assert row in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len(tables) == 3 * (2 + 4)
-
-
-def test_the_markdown_file_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be written"):
-        MarkdownFile(tmp_path / "missing" / "file").claim()
-    kept = MarkdownFile(tmp_path / "file")
-    kept.claim()
-    kept.write(figures())
-    assert (tmp_path / "file").read_text() == render_markdown(figures())
-    MarkdownFile(None).write(figures())
 
 
 # The turns

@@ -362,10 +362,10 @@ def bench_handover(
     def work() -> int:
         from imakexec.handover_bench import DEFAULT_BASES, handover, parse_records
         from imakexec.report import live
-        from imakexec.report.handover import MarkdownFile, print_handover
+        from imakexec.report.handover import print_handover, render_markdown
 
-        markdown = MarkdownFile(markdown_file)
-        markdown.claim()
+        markdown_result = ResultFile(markdown_file, option="--markdown")
+        markdown_result.claim()
         figures = handover(
             live.TerminalProgress(_err),
             bases=base or DEFAULT_BASES,
@@ -375,7 +375,7 @@ def bench_handover(
         )
         print_handover(_out, figures)
         result_file.write(figures.to_json())
-        markdown.write(figures)
+        markdown_result.write_text(render_markdown(figures))
         return 0
 
     _finish(work, result_file)

@@ -7,12 +7,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from rich.console import Console
 
 from imakexec.bench import Spread
-from imakexec.errors import UserError
 from imakexec.handover_bench import HandoverFigures, Row
 from imakexec.handover_run import Sample
 
@@ -178,42 +176,3 @@ def _length(wanted: int, rows: Sequence[Row]) -> str:
 
 def _folded(title: str, text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
-
-
-class MarkdownFile:
-    """Where the tables go as Markdown.
-
-    Args:
-        path: None for nowhere.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def claim(self) -> None:
-        """Empty it, so that one that cannot be written is refused before the work.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        self._write("")
-
-    def write(self, figures: HandoverFigures) -> None:
-        """Write the tables.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        self._write(render_markdown(figures))
-
-    def _write(self, text: str) -> None:
-        if self._path is None:
-            return
-        try:
-            self._path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"the tables cannot be written: {error.strerror}",
-                where=f"--markdown {self._path}",
-                remedy="name a file in a folder that exists and can be written",
-            ) from error
