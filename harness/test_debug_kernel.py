@@ -18,10 +18,12 @@ CRASH_MEMORY = "crashkernel=160M"
 GUEST_MIB = 1024
 """KASAN takes an eighth of the memory, and the crash kernel its share."""
 
-# An object is reported when it is older than five seconds (MSECS_MIN_AGE, mm/kmemleak.c).
+# An object is reported when it is older than five seconds (MSECS_MIN_AGE, mm/kmemleak.c), and when
+# a second scan finds it as the first one did (update_checksum).
 _SCAN = """
 set -e
 busybox sleep 6
+echo scan >/sys/kernel/debug/kmemleak
 echo scan >/sys/kernel/debug/kmemleak
 cat /sys/kernel/debug/kmemleak
 """
