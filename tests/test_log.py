@@ -10,9 +10,19 @@ import pytest
 from evidence_maker import Rec, buf, fields, ng, pack, violation
 from hypothesis import given
 from hypothesis import strategies as st
+from list_writer import BUILT_IN, Entry, entry
+from list_writer import pack as pack_entries
 
-from imakexec.attest.log import ByteOrder, Digest, MeasurementLog
+from imakexec.attest.log import (
+    DIGEST_SIZES,
+    ByteOrder,
+    Digest,
+    Layout,
+    MeasurementLog,
+    detect_layout,
+)
 from imakexec.attest.reasons import Reason, Rejection
+from imakexec.attest.replay import replay
 
 # One ima-ng record as a little-endian guest writes it, byte by byte (ima_fs.c).
 GOLDEN_DATA = b"".join(
@@ -36,7 +46,7 @@ GOLDEN = b"".join(
 )
 
 
-def rejection(data: bytes, order: ByteOrder = ByteOrder.LITTLE) -> Rejection:
+def rejection(data: bytes, order: ByteOrder | None = ByteOrder.LITTLE) -> Rejection:
     with pytest.raises(Rejection) as caught:
         MeasurementLog.parse(data, order)
     return caught.value
@@ -87,6 +97,11 @@ def test_unknown_template_is_read_but_means_nothing() -> None:
     assert (record.event, record.file_digest, record.buf) == (None, None, None)
 
 
+def test_longest_format_that_a_kernel_takes() -> None:
+    (record,) = MeasurementLog.parse(entry(template="|".join(["xattrlengths"] * 15)).pack())
+    assert record.template.fields == ("xattrlengths",) * 15
+
+
 def test_duplicate_field_means_nothing() -> None:
     (record,) = MeasurementLog.parse(Rec(b"n-ng|n-ng", fields(b"/a\0", b"/b\0")).pack())
     assert record.event is None
@@ -126,6 +141,27 @@ def test_legacy_template_among_others() -> None:
     assert hashed[0] == hashed[2] == GOLDEN_DATA
 
 
+def test_legacy_digest_of_md5() -> None:
+    """ima_hash=md5 is the other hash that goes with it; nothing in the record says which."""
+    first, second = (Entry("ima", (bytes(range(size)), b"/b\0")).pack() for size in (16, 20))
+    for data in (first, second, first + second, second + first):
+        log = MeasurementLog.parse(data)
+        assert [record.name for record in log] == ["/b"] * len(log)
+        assert replay(log, (), {}).contradiction is None
+    assert MeasurementLog.parse(first)[0].file_digest == Digest("md5", bytes(range(16)))
+
+
+def test_legacy_violation_has_no_digest_of_md5() -> None:
+    whole = Entry("ima", (bytes(20), b"/b\0"), violation=True).pack()
+    assert len(MeasurementLog.parse(whole + GOLDEN)) == 2
+    assert rejection(whole[:-1]).reason is Reason.SHORT_RECORD
+
+
+def test_name_of_a_custom_format_ends_with_nul_unlike_the_legacy_one() -> None:
+    (record,) = MeasurementLog.parse(Entry("n|d", (b"/b\0", bytes(16))).pack())
+    assert (record.event, record.file_digest) == (b"/b", Digest("md5", bytes(16)))
+
+
 def test_violation() -> None:
     (record,) = MeasurementLog.parse(violation("/tmp/open").pack())
     assert record.is_violation
@@ -134,9 +170,73 @@ def test_violation() -> None:
 def test_big_endian() -> None:
     content = fields(b"sha1:\0" + bytes(20), b"/a\0", order=">")
     data = Rec(b"ima-ng", content).pack(">")
-    (record,) = MeasurementLog.parse(data, ByteOrder.BIG)
-    assert (record.pcr, record.name) == (10, "/a")
-    assert rejection(data).reason is Reason.PCR_INDEX
+    for order in (ByteOrder.BIG, None):
+        (record,) = MeasurementLog.parse(data, order)
+        assert (record.pcr, record.name) == (10, "/a")
+    error = rejection(data)
+    assert error.reason is Reason.PCR_INDEX
+    assert "it would be a record in big-endian order" in error.what
+
+
+@pytest.mark.parametrize("order", ByteOrder)
+@pytest.mark.parametrize("pcr", [0, 10, 23])
+def test_byte_order_is_found_by_any_first_record(order: ByteOrder, pcr: int) -> None:
+    for template in BUILT_IN:
+        data = entry(template=template, pcr=pcr).pack(order.value)
+        assert MeasurementLog.parse(data).layout == Layout(order, "sha1")
+        assert detect_layout(data) == Layout(order, "sha1")
+        other = next(item for item in ByteOrder if item is not order)
+        assert detect_layout(data, other) is None
+
+
+def test_byte_order_that_changes_is_named_where_it_does() -> None:
+    error = rejection(GOLDEN + entry().pack("big"), None)
+    assert error.where == f"record 1 at offset {len(GOLDEN)}"
+    assert "it would be a record in big-endian order" in error.what
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"10 0123 ima-ng", bytes(100), b"\xff" * 100])
+def test_what_no_layout_begins(data: bytes) -> None:
+    assert detect_layout(data) is None
+
+
+@pytest.mark.parametrize("bank", DIGEST_SIZES)
+def test_list_of_a_bank(bank: str) -> None:
+    items = [entry(f"/{name}", template=name) for name in BUILT_IN]
+    items.append(Entry("ima-ng", entry("/v").values, violation=True))
+    log = MeasurementLog.parse(pack_entries(items, bank=bank))
+    assert log.layout.bank == bank
+    assert [record.name for record in log] == [f"/{name}" for name in (*BUILT_IN, "v")]
+    assert [record.is_violation for record in log] == [False] * len(BUILT_IN) + [True]
+    assert log.carried_size(len(log)) == len(pack_entries(items))
+    assert [template.name for template in log.templates] == sorted(BUILT_IN)
+
+
+def test_lists_that_do_not_go_together() -> None:
+    little = MeasurementLog.parse(GOLDEN)
+    for other in (entry().pack("big"), entry().pack(bank="sha256")):
+        with pytest.raises(ValueError, match="one layout"):
+            MeasurementLog.join([little, MeasurementLog.parse(other)])
+    with pytest.raises(ValueError, match="one layout"):
+        MeasurementLog.join([])
+
+
+def test_whole_records_of_what_is_no_list() -> None:
+    """Only the end may be missing."""
+    for data, reason in (
+        (b"", Reason.EMPTY_LIST),
+        (GOLDEN[:-1], Reason.EMPTY_LIST),
+        (GOLDEN + resized(0, 1), Reason.FIELD_SUM),
+    ):
+        with pytest.raises(Rejection) as caught:
+            MeasurementLog.parse_whole_records(data)
+        assert caught.value.reason is reason
+
+
+def test_templates_of_whole_records_only() -> None:
+    log, rest = MeasurementLog.parse_whole_records(GOLDEN + entry(template="ima-sig").pack()[:-1])
+    assert [template.name for template in log.templates] == ["ima-ng"]
+    assert rest == len(entry(template="ima-sig").pack()) - 1
 
 
 def test_sequence() -> None:

@@ -103,3 +103,14 @@ def test_the_maker_and_its_machine_agree() -> None:
     machine = Machine(BANKS)
     machine.measure(ng("/a"), violation("/b"))
     assert machine.pcr10 == {bank: naive(machine.records, bank) for bank in BANKS}
+
+
+@pytest.mark.parametrize("bank", BANKS)
+def test_pcrs_of_a_dynamic_root_of_trust_begin_at_ones(bank: str) -> None:
+    measured = getattr(hashlib, bank)(ng("/a").data).digest()
+    for pcr in (0, 9, 10, 11, 16, 17, 22, 23):
+        start = (b"\xff" if 17 <= pcr <= 22 else b"\0") * SIZE[bank]
+        value = getattr(hashlib, bank)(start + measured).digest()
+        outcome = replayed([ng("/a", pcr=pcr)])
+        assert outcome.pcrs[pcr][bank] == value
+        assert sorted(outcome.pcrs) == sorted({10, pcr})

@@ -6,13 +6,15 @@ kernel: security/integrity/ima/ima_fs.c, ima_measurements_show()):
 
     u32 pcr | digest[20] | u32 name_len | name, no NUL | u32 data_len | template data
 
-The digest is SHA1(template data), or 20 zero bytes for a violation. Template data is one
-`u32 len | bytes` per field. The legacy template "ima" has no data_len:
+The digest is SHA1(template data), or 20 zero bytes for a violation; that of the lists per bank of
+6.10 and later, e.g. binary_runtime_measurements_sha256, is of that bank and as long. Template data
+is one `u32 len | bytes` per field. The legacy template "ima" has no data_len:
 
     u32 pcr | digest[20] | u32 3 | "ima" | file digest[20] | u32 path_len | path, no NUL
 
-A template made with ima_template_fmt= has its format, e.g. "d-ng|n-ng|sig", as its name. The name
-is hashed into nothing: replay proves the bytes of the template data, not how they are to be read.
+Its file digest has 16 bytes with ima_hash=md5. A template made with ima_template_fmt= has its
+format, e.g. "d-ng|n-ng|sig", as its name. The name is hashed into nothing: replay proves the bytes
+of the template data, not how they are to be read.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -29,7 +32,10 @@ from typing import overload
 
 from imakexec.attest.reasons import Reason, Rejection
 
-VIOLATION_DIGEST = bytes(20)
+# In bytes; by TPM bank.
+DIGEST_SIZES: Mapping[str, int] = MappingProxyType(
+    {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+)
 
 # Kernel: security/integrity/ima/ima_template.c, builtin_templates[] without "ima".
 TEMPLATE_FIELDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -63,8 +69,10 @@ _LEGACY_NAME = LEGACY_TEMPLATE.encode()
 # A format that the kernel accepts has at most 15 fields of at most 12 letters, with separators.
 _NAME_LIMIT = 15 * 13
 _LAST_PCR = 23
-_HEADER_SIZE = 4 + 20 + 4
-_LEGACY_DIGEST_SIZE = 20
+# What is wrong with the last record of a list that was cut in it.
+_CUT = frozenset({Reason.SHORT_RECORD, Reason.TRAILING_BYTES})
+# SHA-1, and MD5 with ima_hash=md5: no other hash goes with the legacy template.
+_LEGACY_DIGESTS: Mapping[int, str] = MappingProxyType({20: "sha1", 16: "md5"})
 # IMA_EVENT_NAME_LEN_MAX + 1: the legacy template hashes its path padded to this with zero bytes.
 _LEGACY_PATH_SIZE = 256
 
@@ -74,6 +82,34 @@ class ByteOrder(StrEnum):
 
     LITTLE = "little"
     BIG = "big"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the records of a list are laid out.
+
+    Args:
+        byteorder: of all its integers, those inside the template data included.
+        bank: whose digests stand in the digest column, of `DIGEST_SIZES`: "sha1" but for the
+            lists per bank.
+    """
+
+    byteorder: ByteOrder
+    bank: str
+
+    @property
+    def header(self) -> struct.Struct:
+        """What begins a record: pcr, digest, name_len."""
+        return struct.Struct(f"{self._sign}I{DIGEST_SIZES[self.bank]}sI")
+
+    @property
+    def u32(self) -> struct.Struct:
+        """A length."""
+        return struct.Struct(f"{self._sign}I")
+
+    @property
+    def _sign(self) -> str:
+        return "<" if self.byteorder is ByteOrder.LITTLE else ">"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +160,7 @@ class Record:
         offset: of its first byte in the list.
         size: in bytes, header included.
         pcr: the PCR that it claims to have been extended into.
-        digest: the 20 bytes of the digest column.
+        digest: the digest column, as many bytes as a digest of the list's bank has.
         template: how to read `data`.
         data: the template data.
         byteorder: of the lengths inside `data`.
@@ -142,7 +178,7 @@ class Record:
     @property
     def is_violation(self) -> bool:
         """Whether the PCR was extended with 0xff bytes, whatever the record says."""
-        return self.digest == VIOLATION_DIGEST
+        return not any(self.digest)
 
     def field(self, identifier: str) -> bytes | None:
         """The bytes of a field such as "n-ng"; None if it is absent, unknown or not unique."""
@@ -154,11 +190,10 @@ class Record:
     @property
     def event(self) -> bytes | None:
         """The event or path without its terminating NUL; None where it has none or is not one."""
-        legacy = self.field("n")
-        if legacy is not None:
-            return legacy
-        name = self.field("n-ng")
-        return name[:-1] if name is not None and name.endswith(b"\0") else None
+        name = self.field("n") if self.field("n-ng") is None else self.field("n-ng")
+        if name is None or self.template.is_legacy:
+            return name
+        return name[:-1] if name.endswith(b"\0") else None
 
     @property
     def name(self) -> str:
@@ -169,8 +204,8 @@ class Record:
     def file_digest(self) -> Digest | None:
         """The digest of what was measured: d-ng, d-ngv2 or the legacy digest."""
         legacy = self.field("d")
-        if legacy is not None:
-            return Digest("sha1", legacy)
+        if legacy is not None and len(legacy) in _LEGACY_DIGESTS:
+            return Digest(_LEGACY_DIGESTS[len(legacy)], legacy)
         for identifier in ("d-ng", "d-ngv2"):
             value = self.field(identifier)
             if value is not None:
@@ -184,7 +219,8 @@ class Record:
 
     def _fields(self) -> list[bytes]:
         if self.template.is_legacy:
-            return [self.data[:_LEGACY_DIGEST_SIZE], self.data[_LEGACY_DIGEST_SIZE + 4 :]]
+            size = _legacy_digest_size(self.data, self.byteorder)
+            return [self.data[:size], self.data[size + 4 :]]
         fields, at = [], 0
         while at < len(self.data):
             start = at + 4
@@ -200,17 +236,20 @@ class MeasurementLog(Sequence[Record]):
     """
 
     def __init__(
-        self, data: bytes, byteorder: ByteOrder, offsets: array[int], templates: set[bytes]
+        self, data: bytes, layout: Layout, offsets: array[int], templates: Iterable[bytes]
     ) -> None:
         self.data = data
-        self.byteorder = byteorder
+        self.layout = layout
         self._offsets = offsets  # one more than records: the last one is the end of the list
         self._templates = {name: Template.of(name.decode("ascii")) for name in templates}
-        self._header, self._u32 = _structs(byteorder)
+        self._header, self._u32 = layout.header, layout.u32
 
     @classmethod
-    def parse(cls, data: bytes, byteorder: ByteOrder = ByteOrder.LITTLE) -> MeasurementLog:
+    def parse(cls, data: bytes, byteorder: ByteOrder | None = None) -> MeasurementLog:
         """Read a whole list, strictly.
+
+        Args:
+            byteorder: of its integers; None for the one in which its first record makes sense.
 
         Raises:
             Rejection: with reason empty_list, short_record, trailing_bytes, field_sum,
@@ -218,11 +257,57 @@ class MeasurementLog(Sequence[Record]):
         """
         if not data:
             raise Rejection(Reason.EMPTY_LIST, "the list holds no record", where="offset 0")
-        offsets, templates = _scan(data, byteorder)
-        return cls(data, byteorder, offsets, templates)
+        layout = detect_layout(data, byteorder) or Layout(byteorder or ByteOrder.LITTLE, "sha1")
+        scan = _Scan(data, layout)
+        scan.walk()
+        if scan.flaw is not None:
+            raise scan.rejection(scan.flaw)
+        return cls(data, layout, scan.offsets, scan.templates)
+
+    @classmethod
+    def parse_whole_records(
+        cls, data: bytes, byteorder: ByteOrder | None = None
+    ) -> tuple[MeasurementLog, int]:
+        """Read as many records as are whole, for a list that was cut at any byte.
+
+        Returns:
+            The list of these, and how many bytes of one more record follow.
+
+        Raises:
+            Rejection: as `parse`, but for a last record that is cut off.
+        """
+        layout = detect_layout(data, byteorder) or Layout(byteorder or ByteOrder.LITTLE, "sha1")
+        scan = _Scan(data, layout)
+        scan.walk()
+        if scan.flaw is not None and scan.flaw.reason not in _CUT:
+            raise scan.rejection(scan.flaw)
+        end = scan.offsets[-1]
+        return cls.parse(data[:end], layout.byteorder), len(data) - end
+
+    @classmethod
+    def join(cls, parts: Sequence[MeasurementLog]) -> MeasurementLog:
+        """One list of lists that follow each other, e.g. saved records and a trimmed list.
+
+        Raises:
+            ValueError: they are not all of one layout, or there is none.
+        """
+        if len({part.layout for part in parts}) != 1:
+            raise ValueError("lists of one layout expected")
+        offsets, start = array("Q", [0]), 0
+        templates: set[bytes] = set()
+        for part in parts:
+            offsets.extend(start + offset for offset in part._offsets[1:])
+            start = offsets[-1]
+            templates.update(part._templates)
+        return cls(b"".join(part.data for part in parts), parts[0].layout, offsets, templates)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """The templates that occur, by name."""
+        return tuple(self._templates[name] for name in sorted(self._templates))
 
     @property
     def has_custom_templates(self) -> bool:
@@ -252,6 +337,20 @@ class MeasurementLog(Sequence[Record]):
         """The size in bytes of the first `count` records."""
         return self._offsets[count]
 
+    def carried_size(self, count: int) -> int:
+        """The same as the kernel hands them over: with SHA-1 in the digest column."""
+        surplus = DIGEST_SIZES[self.layout.bank] - DIGEST_SIZES["sha1"]
+        return self._offsets[count] - count * surplus
+
+    def sizes(self) -> Iterator[tuple[Template, int]]:
+        """For each record: its template, and its size in bytes as the kernel hands it over."""
+        data, header = self.data, self._header
+        surplus = DIGEST_SIZES[self.layout.bank] - DIGEST_SIZES["sha1"]
+        for start, end in pairwise(self._offsets):
+            name_start = start + header.size
+            name_len = header.unpack_from(data, start)[2]
+            yield self._templates[data[name_start : name_start + name_len]], end - start - surplus
+
     def carrying(self, needle: bytes) -> Iterator[int]:
         """The indices of the records that hold these bytes anywhere, ascending."""
         at = self.data.find(needle)
@@ -272,18 +371,19 @@ class MeasurementLog(Sequence[Record]):
     def extends(self) -> Iterator[tuple[int, bytes, bytes]]:
         """For each record: its PCR, its digest column and the bytes that the kernel hashed."""
         data, header, u32_size = self.data, self._header, self._u32.size
+        header_size = header.size
         for start, end in pairwise(self._offsets):
             pcr, digest, name_len = header.unpack_from(data, start)
-            name_end = start + _HEADER_SIZE + name_len
+            name_end = start + header_size + name_len
             if name_len == 3 and data[name_end - 3 : name_end] == _LEGACY_NAME:
-                yield pcr, digest, _legacy_hashed(data[name_end:end])
+                yield pcr, digest, _legacy_hashed(data[name_end:end], self.layout.byteorder)
             else:
                 yield pcr, digest, data[name_end + u32_size : end]
 
     def _record(self, index: int) -> Record:
         start, end = self._offsets[index], self._offsets[index + 1]
         pcr, digest, name_len = self._header.unpack_from(self.data, start)
-        name_end = start + _HEADER_SIZE + name_len
+        name_end = start + self._header.size + name_len
         template = self._templates[self.data[name_end - name_len : name_end]]
         data_start = name_end if template.is_legacy else name_end + self._u32.size
         return Record(
@@ -294,7 +394,7 @@ class MeasurementLog(Sequence[Record]):
             digest=digest,
             template=template,
             data=self.data[data_start:end],
-            byteorder=self.byteorder,
+            byteorder=self.layout.byteorder,
         )
 
     def _starts_alike(self, other: MeasurementLog, count: int) -> bool:
@@ -302,26 +402,30 @@ class MeasurementLog(Sequence[Record]):
         return other.data.startswith(self.data[:end])
 
 
-def _structs(byteorder: ByteOrder) -> tuple[struct.Struct, struct.Struct]:
-    """The record header (pcr, digest, name_len) and a single u32."""
-    sign = "<" if byteorder is ByteOrder.LITTLE else ">"
-    return struct.Struct(f"{sign}I20sI"), struct.Struct(f"{sign}I")
+def detect_layout(data: bytes, byteorder: ByteOrder | None = None) -> Layout | None:
+    """The layout in which a list begins with a record; None if it does in none.
+
+    No template name has more than 195 bytes: read in the wrong order its length has millions.
+
+    Args:
+        byteorder: the only one to consider; None for both.
+    """
+    orders = tuple(ByteOrder) if byteorder is None else (byteorder,)
+    for bank in DIGEST_SIZES:
+        for order in orders:
+            layout = Layout(order, bank)
+            if _begins_record(data, 0, layout):
+                return layout
+    return None
 
 
-def _scan(data: bytes, byteorder: ByteOrder) -> tuple[array[int], set[bytes]]:
-    """Walk all records once: where each begins, and which template names occur."""
-    header, u32 = _structs(byteorder)
-    field_counts: dict[bytes, int | None] = {}
-    offsets, at, end = array("Q"), 0, len(data)
-    while at < end:
-        offsets.append(at)
-        try:
-            at = _record_end(data, at, header, u32, field_counts)
-        except _Flaw as flaw:
-            where = f"record {len(offsets) - 1} at offset {at}"
-            raise Rejection(flaw.reason, str(flaw), where=where) from None
-    offsets.append(end)
-    return offsets, set(field_counts)
+def _begins_record(data: bytes, start: int, layout: Layout) -> bool:
+    header = layout.header
+    if len(data) - start < header.size:
+        return False
+    pcr, _, name_len = header.unpack_from(data, start)
+    name = data[start + header.size : start + header.size + min(name_len, _NAME_LIMIT)]
+    return pcr <= _LAST_PCR and len(name) == name_len and _is_name(name)
 
 
 class _Flaw(Exception):
@@ -330,6 +434,42 @@ class _Flaw(Exception):
     def __init__(self, reason: Reason, what: str) -> None:
         super().__init__(what)
         self.reason = reason
+
+
+class _Scan:
+    """One walk over all records: where each begins, and which template names occur."""
+
+    def __init__(self, data: bytes, layout: Layout) -> None:
+        self._data = data
+        self._layout = layout
+        self._field_counts: dict[bytes, int | None] = {}
+        self.offsets = array("Q", [0])
+        self.flaw: _Flaw | None = None
+
+    @property
+    def templates(self) -> Iterable[bytes]:
+        return self._field_counts
+
+    def walk(self) -> None:
+        """Go to the end, or to the first record that is none."""
+        data, end, at = self._data, len(self._data), 0
+        header, u32 = self._layout.header, self._layout.u32
+        try:
+            while at < end:
+                at = _record_end(data, at, header, u32, self._field_counts)
+                self.offsets.append(at)
+        except _Flaw as flaw:
+            self.flaw = flaw
+
+    def rejection(self, flaw: _Flaw) -> Rejection:
+        """What is wrong with the record after the last good one."""
+        at, index = self.offsets[-1], len(self.offsets) - 1
+        little = self._layout.byteorder is ByteOrder.LITTLE
+        other = ByteOrder.BIG if little else ByteOrder.LITTLE
+        what = str(flaw)
+        if _begins_record(self._data, at, Layout(other, self._layout.bank)):
+            what += f"; it would be a record in {other}-endian order"
+        return Rejection(flaw.reason, what, where=f"record {index} at offset {at}")
 
 
 def _record_end(
@@ -341,18 +481,18 @@ def _record_end(
 ) -> int:
     """Check the record at `start`; `field_counts` remembers the template names seen so far."""
     end = len(data)
-    if end - start < _HEADER_SIZE:
+    if end - start < header.size:
         raise _Flaw(
             Reason.TRAILING_BYTES,
             f"{end - start} bytes after the last record are too few for a record header",
         )
     pcr, _, name_len = header.unpack_from(data, start)
     if pcr > _LAST_PCR:
-        raise _Flaw(Reason.PCR_INDEX, f"PCR {pcr} does not exist; is the byte order right?")
-    name_end = start + _HEADER_SIZE + name_len
+        raise _Flaw(Reason.PCR_INDEX, f"PCR {pcr} does not exist")
+    name_end = start + header.size + name_len
     if name_end + u32.size > end:
         raise _Flaw(Reason.SHORT_RECORD, f"the list ends in a template name of {name_len} bytes")
-    name = data[start + _HEADER_SIZE : name_end]
+    name = data[start + header.size : name_end]
     if name not in field_counts:
         field_counts[name] = _field_count(name)
     if name == _LEGACY_NAME:
@@ -371,10 +511,14 @@ def _record_end(
 
 def _field_count(name: bytes) -> int | None:
     """How many fields a template has; None if it is unknown."""
-    if not 0 < len(name) <= _NAME_LIMIT or not all(0x20 < byte < 0x7F for byte in name):
+    if not _is_name(name):
         raise _Flaw(Reason.TEMPLATE_NAME, f"{name[:32]!r} cannot be the name of a template")
     fields = Template.of(name.decode("ascii")).fields
     return None if fields is None else len(fields)
+
+
+def _is_name(name: bytes) -> bool:
+    return 0 < len(name) <= _NAME_LIMIT and all(0x20 < byte < 0x7F for byte in name)
 
 
 def _check_fields(data: bytes, at: int, end: int, u32: struct.Struct, expected: int | None) -> None:
@@ -393,10 +537,24 @@ def _check_fields(data: bytes, at: int, end: int, u32: struct.Struct, expected: 
 
 
 def _legacy_end(data: bytes, digest_start: int, u32: struct.Struct) -> int:
-    path_start = digest_start + _LEGACY_DIGEST_SIZE + u32.size
+    """With the first size of the digest that gives a path: the letters of one are no length."""
+    sha1_end, md5_end = (digest_start + size for size in _LEGACY_DIGESTS)
+    try:
+        return _legacy_path_end(data, sha1_end, u32)
+    except _Flaw as flaw:
+        with suppress(_Flaw):
+            end = _legacy_path_end(data, md5_end, u32)
+            # The digest of a violation has 20 zero bytes in any case.
+            if end > md5_end + u32.size:
+                return end
+        raise flaw from None
+
+
+def _legacy_path_end(data: bytes, digest_end: int, u32: struct.Struct) -> int:
+    path_start = digest_end + u32.size
     if path_start > len(data):
         raise _Flaw(Reason.SHORT_RECORD, "the list ends in a legacy digest")
-    path_len: int = u32.unpack_from(data, path_start - u32.size)[0]
+    path_len: int = u32.unpack_from(data, digest_end)[0]
     if path_len >= _LEGACY_PATH_SIZE:
         raise _Flaw(Reason.FIELD_SUM, f"a legacy path of {path_len} bytes, 255 at most expected")
     if path_start + path_len > len(data):
@@ -404,11 +562,18 @@ def _legacy_end(data: bytes, digest_start: int, u32: struct.Struct) -> int:
     return path_start + path_len
 
 
-def _legacy_hashed(data: bytes) -> bytes:
+def _legacy_digest_size(data: bytes, byteorder: ByteOrder) -> int:
+    """Of the legacy template data: the size with which the path fills the rest."""
+    for size in _LEGACY_DIGESTS:
+        if int.from_bytes(data[size : size + 4], byteorder.value) == len(data) - size - 4:
+            return size
+    raise AssertionError("a record is only made of what was scanned")
+
+
+def _legacy_hashed(data: bytes, byteorder: ByteOrder) -> bytes:
     """Kernel: ima_crypto.c, ima_calc_field_array_hash_tfm(): no lengths, the path padded."""
-    return (data[:_LEGACY_DIGEST_SIZE] + data[_LEGACY_DIGEST_SIZE + 4 :]).ljust(
-        _LEGACY_DIGEST_SIZE + _LEGACY_PATH_SIZE, b"\0"
-    )
+    size = _legacy_digest_size(data, byteorder)
+    return data[:size] + data[size + 4 :].ljust(_LEGACY_PATH_SIZE, b"\0")
 
 
 def _tagged_digest(value: bytes) -> Digest | None:

@@ -83,7 +83,7 @@ def read_markers(log: MeasurementLog, boot_starts: Sequence[int]) -> tuple[Marke
     markers = []
     for index in _candidates(log):
         boot = bisect_right(boot_starts, index)
-        marker = _read(log[index], boot_starts[:boot], runtime_sizes)
+        marker = _read(log, log[index], boot_starts[:boot], runtime_sizes)
         if marker.kind is MarkerKind.EXECUTE:
             marker = _with_flaws(marker, _place_flaws(marker, boot, boot_starts, loaded_boots))
         elif marker.accepted:
@@ -106,7 +106,7 @@ def _runtime_sizes(log: MeasurementLog) -> list[Sequence[int]]:
     get_binary_runtime_size() takes the name of a custom template for empty, yet the list carries
     the format in its place. A kernel may have that mended.
     """
-    exact = [log.offset(count) for count in range(len(log) + 1)]
+    exact = [log.carried_size(count) for count in range(len(log) + 1)]
     if not log.has_custom_templates:
         return [exact]
     names = (len(record.template.name) * record.template.is_custom for record in log)
@@ -114,7 +114,12 @@ def _runtime_sizes(log: MeasurementLog) -> list[Sequence[int]]:
     return [exact, [size - name for size, name in zip(exact, uncounted, strict=True)]]
 
 
-def _read(record: Record, boots: Sequence[int], runtime_sizes: list[Sequence[int]]) -> Marker:
+def _read(
+    log: MeasurementLog,
+    record: Record,
+    boots: Sequence[int],
+    runtime_sizes: list[Sequence[int]],
+) -> Marker:
     """One marker, its place in the list aside; `boots` are the boots that began before it."""
     match = _PAYLOAD.fullmatch(record.buf or b"")
     logged = MarkerValues(*map(int, match.groups())) if match else None
@@ -122,7 +127,7 @@ def _read(record: Record, boots: Sequence[int], runtime_sizes: list[Sequence[int
         kind=MarkerKind((record.event or b"").decode()),
         index=record.index,
         logged=logged,
-        recomputed_size=KEXEC_HEADER_SIZE + record.offset,
+        recomputed_size=KEXEC_HEADER_SIZE + log.carried_size(record.index),
         recomputed_count=record.index,
         accepted=True,
         flaws=(),

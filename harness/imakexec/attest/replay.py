@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What PCR 10 must hold in each bank if a list is complete, by the kernel's own rule.
+"""What the PCRs must hold in each bank if a list is complete, by the kernel's own rule.
 
-Each record extends PCR 10 of each bank with H_bank(template data), a violation with 0xff bytes:
-PCR = H_bank(PCR || value), from zero (kernel: security/integrity/ima/ima_queue.c,
-ima_add_template_entry(), since 5.8; TPM 2.0 part 1, "Platform Configuration Registers").
+Each record extends its PCR, 10 unless the policy says otherwise, of each bank with H_bank(template
+data), a violation with 0xff bytes: PCR = H_bank(PCR || value) (kernel: ima_queue.c in
+security/integrity/ima, ima_add_template_entry(), since 5.8; TPM 2.0 part 1, "Platform Configuration
+Registers"). All begin at zero but for PCR 17 to 22, which begin at 0xff bytes (TCG PC Client
+Platform TPM Profile, "PCR attributes").
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from imakexec.attest.log import VIOLATION_DIGEST, MeasurementLog
+from imakexec.attest.log import DIGEST_SIZES, MeasurementLog
 
 IMA_PCR = 10
+_ONES_AT_RESET = range(17, 23)
 
 
 class _Hash(Protocol):
@@ -41,9 +44,12 @@ class Replay:
         final: bank to the value of PCR 10 after all records.
         reached: bank to each wanted value that was met, and after how many records.
         violations: the indices of the violation records.
-        contradiction: the first record whose digest column is not SHA1(template data), or None.
+        contradiction: the first record whose digest column is not the hash of its template data
+            by the column's bank, or None.
         uncovered: the first record that names a PCR other than 10, or None: no replay of PCR 10
             says anything about it.
+        pcrs: PCR 10 and every other one that a record names, ascending, to the value of each bank
+            after all records.
     """
 
     final: Mapping[str, bytes]
@@ -51,6 +57,7 @@ class Replay:
     violations: Sequence[int]
     contradiction: int | None
     uncovered: int | None
+    pcrs: Mapping[int, Mapping[str, bytes]]
 
     def records_at(self, bank: str, value: bytes) -> int | None:
         """After how many records the bank holds `value`; None if it never does."""
@@ -75,46 +82,46 @@ def replay(
         banks: the banks to compute, of `HASHES`.
         wanted: for each bank the quoted values to look out for.
     """
-    runs = [_Bank(bank, wanted[bank]) for bank in banks]
+    makers = [HASHES[bank] for bank in banks]
+    reached: list[dict[bytes, int]] = [{} for _ in banks]
+    watched = [frozenset(wanted[bank]) for bank in banks]
+    violation = [b"\xff" * DIGEST_SIZES[bank] for bank in banks]
+    pcrs = {IMA_PCR: [bytes(DIGEST_SIZES[bank]) for bank in banks]}
     violations: list[int] = []
     contradiction: int | None = None
     uncovered: int | None = None
-    sha1 = hashlib.sha1
+    column = log.layout.bank
+    column_hash, zero = HASHES[column], bytes(DIGEST_SIZES[column])
+    column_at = banks.index(column) if column in banks else None
     for index, (pcr, digest, hashed) in enumerate(log.extends()):
-        if digest == VIOLATION_DIGEST:
+        if digest == zero:
             violations.append(index)
-        elif contradiction is None and sha1(hashed).digest() != digest:
-            contradiction = index
-        if pcr == IMA_PCR:
-            for run in runs:
-                run.extend(index, None if digest == VIOLATION_DIGEST else hashed)
-        elif uncovered is None:
-            uncovered = index
+            extensions = violation
+        else:
+            extensions = [make(hashed).digest() for make in makers]
+            logged = column_hash(hashed).digest() if column_at is None else extensions[column_at]
+            if logged != digest and contradiction is None:
+                contradiction = index
+        if pcr != IMA_PCR:
+            if uncovered is None:
+                uncovered = index
+            if pcr not in pcrs:
+                pcrs[pcr] = [_at_reset(pcr, bank) for bank in banks]
+        values = pcrs[pcr]
+        for at, make in enumerate(makers):
+            values[at] = make(values[at] + extensions[at]).digest()
+            if values[at] in watched[at] and pcr == IMA_PCR:
+                reached[at].setdefault(values[at], index + 1)
     return Replay(
-        final={run.name: run.value for run in runs},
-        reached={run.name: run.reached for run in runs},
+        final=dict(zip(banks, pcrs[IMA_PCR], strict=True)),
+        reached=dict(zip(banks, reached, strict=True)),
         violations=violations,
         contradiction=contradiction,
         uncovered=uncovered,
+        pcrs={pcr: dict(zip(banks, values, strict=True)) for pcr, values in sorted(pcrs.items())},
     )
 
 
-class _Bank:
-    """PCR 10 of one bank while records are replayed."""
-
-    __slots__ = ("_hash", "_violation", "_wanted", "name", "reached", "value")
-
-    def __init__(self, name: str, wanted: Collection[bytes]) -> None:
-        self.name = name
-        self._hash = HASHES[name]
-        self.value = bytes(len(self._hash(b"").digest()))
-        self._violation = b"\xff" * len(self.value)
-        self._wanted = frozenset(wanted)
-        self.reached: dict[bytes, int] = {}
-
-    def extend(self, index: int, hashed: bytes | None) -> None:
-        """Extend by the record at `index`; None stands for a violation."""
-        value = self._violation if hashed is None else self._hash(hashed).digest()
-        self.value = self._hash(self.value + value).digest()
-        if self.value in self._wanted:
-            self.reached.setdefault(self.value, index + 1)
+def _at_reset(pcr: int, bank: str) -> bytes:
+    """What a PCR holds in a bank after the TPM was switched on."""
+    return (b"\xff" if pcr in _ONES_AT_RESET else b"\0") * DIGEST_SIZES[bank]

@@ -237,7 +237,7 @@ class _Handovers:
         ]
         seen, common = self._seen_before(boot)
         seen_loads = _pending_loads(seen.log) if seen else ()
-        used = KEXEC_HEADER_SIZE + self._log.offset(index)
+        used = KEXEC_HEADER_SIZE + self._log.carried_size(index)
         size = _segment_size((*seen_loads, *own))
         whole = None if seen is None else common >= min(index, len(seen.log))
         lost = max(0, len(seen.log) - index) if seen and whole else None
