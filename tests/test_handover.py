@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The header of a hand-over buffer."""
+"""The hand-over buffer: its header, what it carries, and where it lies in a memory dump."""
 
 from __future__ import annotations
 
+import random
 import struct
+from mmap import mmap
 
 import pytest
+from list_writer import BUILT_IN, ORDERS, Order, entry, handover, pack
 
 from imakexec.attest import Reason, Rejection, Verdict
-from imakexec.attest.handover import HandoverBuffer
+from imakexec.attest.handover import HandoverBuffer, find_handover_buffers
 from imakexec.attest.log import ByteOrder
 
 
@@ -50,3 +53,69 @@ def test_what_is_no_hand_over_buffer(data: bytes, what: str) -> None:
         HandoverBuffer.parse(data)
     assert caught.value.reason is Reason.HANDOVER_HEADER
     assert caught.value.reason.verdict is Verdict.MALFORMED
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_a_buffer_carries(order: Order) -> None:
+    entries = [entry(template=name) for name in BUILT_IN if name != "ima"]
+    buffer = HandoverBuffer.parse(handover(entries, order) + bytes(100))
+    assert buffer.byteorder == order
+    carried = buffer.carried()
+    assert carried.cut == 0
+    assert [record.template.name for record in carried.log] == [e.template for e in entries]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("missing", [1, 10, 88])
+def test_a_last_record_that_had_no_room(order: Order, missing: int) -> None:
+    """Kernels 6.12 to 7.3 count it: the header is written after the copy has run full."""
+    whole = handover([entry("/a"), entry("/b")], order)
+    data = handover([entry("/a"), entry("/b")], order, size=len(whole) - missing)
+    carried = HandoverBuffer.parse(data).carried()
+    assert [record.name for record in carried.log] == ["/a"]
+    assert carried.cut == len(entry("/b").pack(order)) - missing
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 2**40])
+def test_a_header_that_counts_wrong(count: int) -> None:
+    buffer = HandoverBuffer.parse(handover([entry("/a"), entry("/b")], count=count))
+    with pytest.raises(Rejection, match=f"counts {count} records, 2 are in its") as caught:
+        buffer.carried()
+    assert caught.value.reason is Reason.HANDOVER_HEADER
+
+
+def test_a_cut_record_that_is_not_counted() -> None:
+    whole = handover([entry("/a"), entry("/b")])
+    data = handover([entry("/a"), entry("/b")], size=len(whole) - 1, count=1)
+    with pytest.raises(Rejection, match="counts 1 records, 2 are"):
+        HandoverBuffer.parse(data).carried()
+
+
+def test_a_header_in_one_order_and_records_in_the_other() -> None:
+    """A big-endian kernel handed over to one with ima_canonical_fmt: the restore fails."""
+    data = handover([entry()], "big")[:24] + pack([entry()], "little")
+    with pytest.raises(Rejection, match="it would be a record in little-endian order"):
+        HandoverBuffer.parse(data).carried()
+
+
+def test_nothing_carried() -> None:
+    with pytest.raises(Rejection) as caught:
+        HandoverBuffer.parse(handover([])).carried()
+    assert caught.value.reason is Reason.EMPTY_LIST
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("template", [name for name in BUILT_IN if name != "ima"])
+@pytest.mark.parametrize("place", [0, 1, 4095, 8192])
+def test_a_buffer_in_a_memory_dump(order: Order, template: str, place: int) -> None:
+    noise = random.Random(place).randbytes(20000)
+    buffer = handover([entry(template=template)], order)
+    dump = noise[:place] + buffer + noise[place:] + handover([], order) + bytes(9000)
+    assert list(find_handover_buffers(dump)) == [place]
+    with mmap(-1, len(dump)) as memory:
+        memory[:] = dump
+        assert list(find_handover_buffers(memory)) == [place]
+
+
+def test_a_dump_without_a_buffer() -> None:
+    assert list(find_handover_buffers(random.Random(1).randbytes(10000) + bytes(10000))) == []
