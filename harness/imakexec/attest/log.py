@@ -185,7 +185,7 @@ class Record:
         names = self.template.fields
         if names is None or names.count(identifier) != 1:
             return None
-        return self._fields()[names.index(identifier)]
+        return self.values()[names.index(identifier)]
 
     @property
     def event(self) -> bytes | None:
@@ -217,7 +217,8 @@ class Record:
         """The measured bytes themselves, where the template carries them."""
         return self.field("buf")
 
-    def _fields(self) -> list[bytes]:
+    def values(self) -> list[bytes]:
+        """The bytes of every field, in order, whether the template is known or not."""
         if self.template.is_legacy:
             size = _legacy_digest_size(self.data, self.byteorder)
             return [self.data[:size], self.data[size + 4 :]]
