@@ -47,7 +47,7 @@ def test_replay_against_a_naive_one(
     for bank in banks:
         naive = naive_pcrs(entries, order, bank)
         zero = bytes(len(next(iter(naive.values()))))
-        assert {pcr: values[bank] for pcr, values in outcome.pcrs.items()} == {10: zero} | naive
+        assert {pcr: values[bank] for pcr, values in outcome.pcrs.items()} == naive
         assert outcome.final[bank] == naive.get(10, zero)
     assert outcome.contradiction is None
     assert list(outcome.violations) == [n for n, entry in enumerate(entries) if entry.violation]

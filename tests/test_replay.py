@@ -113,4 +113,4 @@ def test_pcrs_of_a_dynamic_root_of_trust_begin_at_ones(bank: str) -> None:
         value = getattr(hashlib, bank)(start + measured).digest()
         outcome = replayed([ng("/a", pcr=pcr)])
         assert outcome.pcrs[pcr][bank] == value
-        assert sorted(outcome.pcrs) == sorted({10, pcr})
+        assert list(outcome.pcrs) == [pcr]

@@ -282,6 +282,82 @@ def verify(
     _finish(work, result_file)
 
 
+_Prepend = Annotated[
+    list[Path] | None,
+    typer.Option(help="Records saved from a trimmed list, oldest first; repeat it."),
+]
+
+
+@app.command()
+def show(
+    log: Annotated[
+        Path, typer.Argument(help="A binary list, a hand-over buffer, or a memory dump.")
+    ],
+    *,
+    prepend: _Prepend = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="An ASCII list, or the list of another bank, to compare; repeat it."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the same for machines.")
+    ] = None,
+) -> None:
+    """Show the timeline of any list; 12 if it contradicts itself or another one."""
+    inputs = [log, *(prepend or ()), *(against or ())]
+    result_file = ResultFile(json_file, inputs=inputs)
+
+    def work() -> int:
+        from imakexec.attest.listing import list_story
+        from imakexec.attest.source import compare_with, read_list
+        from imakexec.report.listing import print_listing
+
+        whole = read_list(log, prepend or ())
+        checks = {path: compare_with(whole.log, path) for path in against or ()}
+        listing = list_story(whole, checks)
+        print_listing(_out, listing)
+        result_file.write(listing.to_json())
+        return listing.exit_code
+
+    _finish(work, result_file)
+
+
+@app.command()
+def pcr(
+    log: Annotated[
+        Path, typer.Argument(help="A binary list, a hand-over buffer, or a memory dump.")
+    ],
+    *,
+    bank: Annotated[
+        list[str] | None, typer.Option(help="sha1, sha256, sha384 or sha512; repeat it.")
+    ] = None,
+    prepend: _Prepend = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the same for machines.")
+    ] = None,
+) -> None:
+    """Replay any list: the value of every PCR that it names (default: sha1 and sha256)."""
+    result_file = ResultFile(json_file, inputs=[log, *(prepend or ())])
+
+    def work() -> int:
+        from imakexec.attest.listing import pcr_values
+        from imakexec.attest.replay import HASHES
+        from imakexec.attest.source import read_list
+        from imakexec.report.listing import print_pcr_values
+
+        banks = tuple(dict.fromkeys(bank or ("sha1", "sha256")))
+        for name in banks:
+            if name not in HASHES:
+                remedy = f"one of: {', '.join(HASHES)}"
+                raise UserError(f"no bank {name!r}", where=f"--bank {name}", remedy=remedy)
+        values = pcr_values(read_list(log, prepend or ()), banks)
+        print_pcr_values(_out, values)
+        result_file.write(values.to_json())
+        return values.exit_code
+
+    _finish(work, result_file)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,

@@ -122,6 +122,20 @@ class HandoverBuffer:
         return CarriedList(log, cut)
 
 
+def is_handover_buffer(head: bytes) -> bool:
+    """Whether bytes begin with the header of a hand-over buffer, for all that they say.
+
+    A list does not: it may begin with a violation in PCR 1, but then the size would be 0.
+    """
+    if len(head) < HEADER_SIZE:
+        return False
+    return any(
+        head[:8] == _VERSION.to_bytes(2, order.value) + bytes(6)
+        and int.from_bytes(head[8:16], order.value) >= HEADER_SIZE
+        for order in ByteOrder
+    )
+
+
 def find_handover_buffers(dump: bytes | mmap) -> Iterator[int]:
     """Where in a memory dump a hand-over buffer may begin, ascending; `parse` tells for sure.
 

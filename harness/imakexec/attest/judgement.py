@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 
+from imakexec.attest.plain import Plain, plain
 from imakexec.attest.power import Transition
 from imakexec.attest.reasons import EXIT_CODES, Flag, Reason, Verdict
 from imakexec.attest.timeline import Timeline
 
 JSON_SCHEMA = "imakexec-judgement/1"
-
-Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
-"""What JSON can express."""
 
 
 @dataclass(frozen=True)
@@ -109,19 +106,5 @@ class Judgement:
 
     def to_json(self) -> dict[str, Plain]:
         """The same as plain JSON values, digests in hexadecimal; keys are stable per schema."""
-        members = {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+        members = {item.name: plain(getattr(self, item.name)) for item in fields(self)}
         return {"schema": JSON_SCHEMA, "exit_code": self.exit_code, **members}
-
-
-def _plain(value: object) -> Plain:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -83,6 +83,16 @@ class ByteOrder(StrEnum):
     LITTLE = "little"
     BIG = "big"
 
+    @property
+    def meaning(self) -> str:
+        """What it says about the kernel that wrote the list."""
+        if self is ByteOrder.LITTLE:
+            return (
+                "little-endian, the canonical format (native to a little-endian machine, or made "
+                "with ima_canonical_fmt)"
+            )
+        return "big-endian, the native format of a big-endian machine without ima_canonical_fmt"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -48,8 +48,7 @@ class Replay:
             by the column's bank, or None.
         uncovered: the first record that names a PCR other than 10, or None: no replay of PCR 10
             says anything about it.
-        pcrs: PCR 10 and every other one that a record names, ascending, to the value of each bank
-            after all records.
+        pcrs: every PCR that a record names, ascending, to its value per bank after all records.
     """
 
     final: Mapping[str, bytes]
@@ -86,7 +85,7 @@ def replay(
     reached: list[dict[bytes, int]] = [{} for _ in banks]
     watched = [frozenset(wanted[bank]) for bank in banks]
     violation = [b"\xff" * DIGEST_SIZES[bank] for bank in banks]
-    pcrs = {IMA_PCR: [bytes(DIGEST_SIZES[bank]) for bank in banks]}
+    pcrs: dict[int, list[bytes]] = {}
     violations: list[int] = []
     contradiction: int | None = None
     uncovered: int | None = None
@@ -102,18 +101,18 @@ def replay(
             logged = column_hash(hashed).digest() if column_at is None else extensions[column_at]
             if logged != digest and contradiction is None:
                 contradiction = index
-        if pcr != IMA_PCR:
-            if uncovered is None:
-                uncovered = index
-            if pcr not in pcrs:
-                pcrs[pcr] = [_at_reset(pcr, bank) for bank in banks]
-        values = pcrs[pcr]
+        if pcr != IMA_PCR and uncovered is None:
+            uncovered = index
+        values = pcrs.get(pcr)
+        if values is None:
+            values = pcrs[pcr] = [_at_reset(pcr, bank) for bank in banks]
         for at, make in enumerate(makers):
             values[at] = make(values[at] + extensions[at]).digest()
             if values[at] in watched[at] and pcr == IMA_PCR:
                 reached[at].setdefault(values[at], index + 1)
+    final = pcrs.get(IMA_PCR) or [_at_reset(IMA_PCR, bank) for bank in banks]
     return Replay(
-        final=dict(zip(banks, pcrs[IMA_PCR], strict=True)),
+        final=dict(zip(banks, final, strict=True)),
         reached=dict(zip(banks, reached, strict=True)),
         violations=violations,
         contradiction=contradiction,

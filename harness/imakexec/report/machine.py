@@ -24,14 +24,21 @@ class ResultFile:
         path: where the result is to go; None for nowhere.
         evidence: a folder that it must not lie in: it would be no part of that evidence, or
             replace one.
+        inputs: files that it must not replace.
         option: which names the file on the command line.
     """
 
     def __init__(
-        self, path: Path | None, *, evidence: Path | None = None, option: str = "--json"
+        self,
+        path: Path | None,
+        *,
+        evidence: Path | None = None,
+        inputs: Sequence[Path] = (),
+        option: str = "--json",
     ) -> None:
         self._path = path
         self._evidence = evidence
+        self._inputs = inputs
         self._option = option
         self._claimed = False
 
@@ -39,13 +46,15 @@ class ResultFile:
         """Take an old result away, and refuse before the work what could not be written after it.
 
         Raises:
-            UserError: the file cannot be opened for writing, or would lie in the evidence.
+            UserError: the file cannot be opened for writing, would lie in the evidence, or is one
+                of the inputs.
             InfraError: its disk is full.
         """
         if self._path is None:
             return
         if self._evidence is not None:
             _require_outside(self._path, self._evidence)
+        _require_other(self._path, self._inputs, self._option)
         _empty(self._path, self._option)
         self._claimed = True
 
@@ -109,6 +118,15 @@ def _require_outside(path: Path, evidence: Path) -> None:
             "the result would lie in the evidence folder",
             where=f"--json {path}",
             remedy="name a file outside of it: evidence is never changed",
+        )
+
+
+def _require_other(path: Path, inputs: Sequence[Path], option: str) -> None:
+    if path.exists() and any(item.exists() and item.samefile(path) for item in inputs):
+        raise UserError(
+            "the result would replace a file that is to be read",
+            where=f"{option} {path}",
+            remedy="name another file",
         )
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from imakexec.attest import Judgement, Verdict
 from imakexec.attest.judgement import BankResult
 from imakexec.attest.markers import Marker
-from imakexec.attest.timeline import Handover, Row, RowKind
+from imakexec.attest.timeline import Handover, Row, RowKind, Timeline
 
 if TYPE_CHECKING:  # the benchmark needs far more than showing a judgement does
     from imakexec.bench import Figures, Spread
@@ -37,29 +37,33 @@ def print_judgement(console: Console, judgement: Judgement, *, folder: Path) -> 
 
 def render_judgement(judgement: Judgement) -> Iterator[Text]:
     """The lines of a judgement."""
-    timeline = judgement.timeline
-    if timeline is not None:
-        yield Text("\ntimeline of the measurement list", style="bold")
-        for row in timeline.rows:
-            yield from _row(row)
-        for handover in timeline.handovers:
-            yield Text("\nhand-over buffer", style="bold")
-            yield from _handover(handover)
+    if judgement.timeline is not None:
+        yield from render_timeline(judgement.timeline)
     if judgement.banks:
         yield Text("\nPCR 10", style="bold")
         for bank in judgement.banks:
             yield from _bank(bank, judgement.records)
     yield Text("")
     if judgement.transitions:
-        yield Text(_folded("boots", _transitions(judgement)))
+        yield Text(folded("boots", _transitions(judgement)))
     if judgement.flags:
-        yield Text(_folded("flags", ", ".join(judgement.flags)))
+        yield Text(folded("flags", ", ".join(judgement.flags)))
     style = _GOOD if judgement.verdict is Verdict.IN_SYNC else _BAD
     yield Text.assemble("verdict   ", (f"{judgement.verdict} ({judgement.reason})", style))
-    yield Text(_folded("", judgement.sentence))
+    yield Text(folded("", judgement.sentence))
     if judgement.where:
-        yield Text(_folded("where", judgement.where))
-    yield Text(_folded("action", judgement.action))
+        yield Text(folded("where", judgement.where))
+    yield Text(folded("action", judgement.action))
+
+
+def render_timeline(timeline: Timeline) -> Iterator[Text]:
+    """The lines of a timeline and of the hand-overs in it."""
+    yield Text("\ntimeline of the measurement list", style="bold")
+    for row in timeline.rows:
+        yield from _row(row)
+    for handover in timeline.handovers:
+        yield Text("\nhand-over buffer", style="bold")
+        yield from _handover(handover)
 
 
 def print_complaints(console: Console, complaints: Sequence[str]) -> None:
@@ -77,12 +81,12 @@ def print_figures(console: Console, figures: Figures) -> None:
 def render_figures(figures: Figures) -> Iterator[str]:
     """The lines of a benchmark's figures."""
     host = figures.host
-    yield _folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
-    yield _folded("", host.system)
-    yield _folded("machine", f"{host.qemu}, {host.accelerator}")
-    yield _folded("", host.reason)
+    yield folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
+    yield folded("", host.system)
+    yield folded("machine", f"{host.qemu}, {host.accelerator}")
+    yield folded("", host.reason)
     runs = f"{len(figures.job.samples)} counted runs of each, in turns"
-    yield _folded("work", f"{figures.kernel}, {figures.files} records; {runs}")
+    yield folded("work", f"{figures.kernel}, {figures.files} records; {runs}")
     yield f"\n{'':17}{'min':>10}{'median':>10}{'max':>10}{'user+sys, median':>20}"
     for name, timed in (("main job", figures.job), ("bare QEMU", figures.bare)):
         yield f"{name:17}{_spread(timed.wall, ' s')}{timed.cpu.median:18.2f} s"
@@ -96,8 +100,8 @@ def _spread(spread: Spread, unit: str = "") -> str:
     return "".join(f"{value:{10 - len(unit)}.2f}{unit}" for value in values)
 
 
-def _folded(title: str, text: str) -> str:
-    """A titled text, folded below itself."""
+def folded(title: str, text: str) -> str:
+    """A titled text, folded below itself at 80 columns."""
     return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
 
 
