@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import Run
 from evidence_maker import Machine, patched_run
 from evidence_maker import pack as pack_records
 from list_writer import BANKS, ORDERS, Entry, Order, ascii_list, entry, handover, naive_pcrs, pack
-
-from imakexec import cli
 
 ENTRIES = [
     entry("boot_aggregate"),
@@ -26,31 +24,9 @@ ENTRIES = [
 ]
 
 
-@dataclass
-class Ended:
-    code: object
-    out: str
-    err: str
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return Run(monkeypatch, capsys)
-
-
-class Run:
-    """Runs the command."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str | Path) -> Ended:
-        self._monkeypatch.setattr(sys, "argv", ["imakexec", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = self._capsys.readouterr()
-        return Ended(end.value.code, out, err)
 
 
 def written(folder: Path, content: bytes, name: str = "list") -> Path:

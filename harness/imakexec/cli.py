@@ -358,6 +358,50 @@ def pcr(
     _finish(work, result_file)
 
 
+@app.command()
+def size(
+    logs: Annotated[
+        list[Path], typer.Argument(help="A list, or snapshots of one list, oldest first.")
+    ],
+    *,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(help="When a list was read, once for each: 2026-03-01T12:00, or Unix time."),
+    ] = None,
+    window: Annotated[
+        str, typer.Option(help="Time from load to execute, where lists have times: 90s, 10m, 2h.")
+    ] = "10m",
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="That the memory is enough for it.")
+    ] = 0.99,
+    page_size: Annotated[
+        int, typer.Option(min=4096, max=65536, help="Of the machine, in bytes.")
+    ] = 4096,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures: an SVG file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures for machines.")
+    ] = None,
+) -> None:
+    """Say how much extra memory a list needs from the load of a kexec to its execution."""
+    result_file = ResultFile(json_file, inputs=logs)
+
+    def work() -> int:
+        from imakexec.report.plot import draw_sizing
+        from imakexec.report.sizing import print_sizing
+        from imakexec.sizing import Question, parse_time, parse_window, size_lists
+
+        drawing = ResultFile(plot, inputs=logs, option="--plot")
+        drawing.claim()
+        question = Question(parse_window(window), confidence, page_size)
+        sizing = size_lists(logs, [parse_time(text) for text in at or ()], question)
+        print_sizing(_out, sizing)
+        result_file.write(sizing.to_json())
+        drawing.write_text(draw_sizing(sizing, question))
+        return 0
+
+    _finish(work, result_file)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
