@@ -61,8 +61,8 @@ class _Axes:
         width: float = 2,
         dashes: str = "none",
     ) -> str:
-        """A line through points, cut off at the upper edge."""
-        places = " ".join(f"{self.x(x):.1f},{self.y(min(y, self.y_most)):.1f}" for x, y in points)
+        """A line through points."""
+        places = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         return (
             f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}" '
             f'stroke-dasharray="{dashes}"/>'
@@ -135,7 +135,7 @@ def _rooms(sizing: Sizing) -> Iterator[str]:
         "extra memory in KiB",
         "records",
         rooms[-1].size / 1024,
-        max(rooms[-1].typical, 1),
+        max(rooms[-1].typical, *(room.fewest_seen or 0 for room in rooms), 1),
     )
     yield from axes.frame()
     kinds = (("typical", "typical"), ("fewest_seen", "fewest in a run"), ("certain", "certain"))
