@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import replace
 from mmap import mmap
 
 import pytest
@@ -115,6 +116,15 @@ def test_a_buffer_in_a_memory_dump(order: Order, template: str, place: int) -> N
     with mmap(-1, len(dump)) as memory:
         memory[:] = dump
         assert list(find_handover_buffers(memory)) == [place]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_buffer_in_a_memory_dump_with_a_newline_in_every_number(order: Order) -> None:
+    records = [replace(entry("/a"), digest=b"\n" * 20)] * 10
+    records.append(entry("/" + "x" * (0x0A0A - 24 - len(pack([*records, entry("/")])))))
+    records += [records[0]] * (0x0A0A - len(records))
+    buffer = handover(records, order, size=0x0A0A)
+    assert list(find_handover_buffers(b"dump" + buffer)) == [4]
 
 
 def test_a_dump_without_a_buffer() -> None:

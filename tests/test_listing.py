@@ -96,6 +96,8 @@ def test_markers_hold_in_the_list_of_any_bank(run: Run, tmp_path: Path, bank: st
     assert "kexec_execute\n" in ended.out
     assert "REJECTED" not in ended.out
     assert ("the list of bank" in ended.out) == (bank != "sha1")
+    before = next(n for n, item in enumerate(entries) if b"kexec_execute\0" in item.values) + 1
+    assert f" {24 + len(pack(entries[:before]))} of " in ended.out
 
 
 def _fields(data: bytes) -> list[bytes]:

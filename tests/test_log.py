@@ -195,7 +195,10 @@ def test_byte_order_that_changes_is_named_where_it_does() -> None:
     assert "it would be a record in big-endian order" in error.what
 
 
-@pytest.mark.parametrize("data", [b"", b"\n", b"10 0123 ima-ng", bytes(100), b"\xff" * 100])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"10 0123 ima-ng", bytes(100), b"\xff" * 100, entry(pcr=24).pack()],
+)
 def test_what_no_layout_begins(data: bytes) -> None:
     assert detect_layout(data) is None
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,6 +79,43 @@ def test_patched_kernel(count: int) -> None:
 def test_other_banks(banks: tuple[str, ...]) -> None:
     machine = patched_run(banks=banks)
     assert outcome(machine) == (Verdict.IN_SYNC, Reason.MATCH)
+
+
+def big_endian(record: Rec) -> Rec:
+    """The same record with the lengths in its data as a big-endian kernel has them."""
+    data, at = bytearray(record.data), 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        data[at : at + 4] = size.to_bytes(4, "big")
+        at += 4 + size
+    return replace(record, data=bytes(data))
+
+
+def test_big_endian_machine() -> None:
+    machine = Machine()
+    machine.epoch = 0
+    records = [machine.boot_aggregate(), ng("/a"), violation("/b")]
+    machine.measure(*map(big_endian, records))
+    machine.snapshot("boot", b"".join(record.pack(">") for record in machine.records))
+    assert outcome(machine) == (Verdict.IN_SYNC, Reason.MATCH)
+    # The lengths are hashed: the same records in the other order are another list.
+    assert with_last_log(machine, records).reason is Reason.FOREIGN_EXTEND
+
+
+def test_list_of_another_bank_serves_as_well() -> None:
+    machine = only_last(patched_run(3))
+    digests = [
+        (hashlib.sha1(r.data).digest(), hashlib.sha256(r.data).digest()) for r in machine.records
+    ]
+    packed = (
+        record.pack().replace(*pair, 1)
+        for record, pair in zip(machine.records, digests, strict=True)
+    )
+    judgement, usual = with_last_log(machine, b"".join(packed)), judge(machine.evidence())
+    assert (judgement.verdict, judgement.reason) == (Verdict.IN_SYNC, Reason.MATCH)
+    assert judgement.timeline is not None
+    assert usual.timeline is not None
+    assert judgement.timeline.handovers == usual.timeline.handovers
 
 
 def test_list_complete_but_no_markers() -> None:

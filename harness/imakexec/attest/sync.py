@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from imakexec.attest.boot_aggregate import BootAggregateState
 from imakexec.attest.power import ListObservation, Observation, PowerCycle
@@ -384,7 +385,7 @@ def _is_full(item: ListObservation, handover: Handover) -> bool:
     used, size = handover.bytes_used, handover.segment_size
     next_size = handover.next_size
     if next_size is None:
-        next_size = max((record.size for record in item.log[: handover.index]), default=0)
+        next_size = max((size for _, size in islice(item.log.sizes(), handover.index)), default=0)
     return size is not None and used <= size < used + next_size
 
 

@@ -249,7 +249,7 @@ class _Handovers:
             bytes_used=used,
             segment_size=size,
             fill_percent=round(100 * used / size, 1) if size else None,
-            next_size=seen.log[index].size if seen and lost else None,
+            next_size=_carried_size_of(seen.log, index) if seen and lost else None,
             lost=lost,
             whole_prefix=whole,
         )
@@ -259,6 +259,10 @@ class _Handovers:
         boot_epoch = self._epoch - (len(self._starts) - 1 - boot)
         past = [item for item in self._earlier if item[0].epoch < boot_epoch]
         return past[-1] if past else (None, 0)
+
+
+def _carried_size_of(log: MeasurementLog, index: int) -> int:
+    return log.carried_size(index + 1) - log.carried_size(index)
 
 
 def _pending_loads(log: MeasurementLog) -> tuple[Marker, ...]:
