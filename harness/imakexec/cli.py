@@ -303,7 +303,10 @@ def show(
         Path | None, typer.Option("--json", help="Write the same for machines.")
     ] = None,
 ) -> None:
-    """Show the timeline of any list; 12 if it contradicts itself or another one."""
+    """Show the timeline of a binary list, or of the one in a hand-over buffer or memory dump.
+
+    Ends with 12 if the list contradicts itself or another one.
+    """
     inputs = [log, *(prepend or ()), *(against or ())]
     result_file = ResultFile(json_file, inputs=inputs)
 
@@ -329,14 +332,18 @@ def pcr(
     ],
     *,
     bank: Annotated[
-        list[str] | None, typer.Option(help="sha1, sha256, sha384 or sha512; repeat it.")
+        list[str] | None,
+        typer.Option(help="sha1, sha256 (default: both), sha384 or sha512; repeat it."),
     ] = None,
     prepend: _Prepend = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the same for machines.")
     ] = None,
 ) -> None:
-    """Replay any list: the value of every PCR that it names (default: sha1 and sha256)."""
+    """Replay a binary list, or the one in a hand-over buffer or memory dump, in any bank.
+
+    Shows the value of every PCR that it names. Ends with 12 if the list contradicts itself.
+    """
     result_file = ResultFile(json_file, inputs=[log, *(prepend or ())])
 
     def work() -> int:

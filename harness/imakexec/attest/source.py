@@ -136,9 +136,9 @@ def read_source(path: Path) -> Source:
     with _opened(path) as file:
         head = file.read(_HEAD)
         if is_handover_buffer(head):
-            return _from_buffer(path, head + file.read())
+            return _from_buffer(path, _whole(file, head))
         if not head or detect_layout(head) is not None:
-            return Source(path, SourceKind.LIST, _parse(path, head + file.read()))
+            return Source(path, SourceKind.LIST, _parse(path, _whole(file, head)))
         if ascii_bank(head) is not None:
             raise MalformedLog(
                 "this is an ASCII list: it does not hold all that was hashed",
@@ -148,7 +148,7 @@ def read_source(path: Path) -> Source:
         if os.fstat(file.fileno()).st_size:
             with closing(mmap(file.fileno(), 0, access=ACCESS_READ)) as dump:
                 return _from_dump(path, dump)
-        return _from_dump(path, head + file.read())
+        return _from_dump(path, _whole(file, head))
 
 
 def compare_with(log: MeasurementLog, path: Path) -> CrossCheck:
@@ -212,6 +212,14 @@ def _carried(content: bytes | mmap, offset: int) -> tuple[MeasurementLog, Buffer
     header = HandoverBuffer.parse(content[offset : offset + max(size, HEADER_SIZE)])
     carried = header.carried()
     return carried.log, Buffer(offset, header.count, header.size, carried.cut)
+
+
+def _whole(file: BufferedReader, head: bytes) -> bytes:
+    """All of it, `head` being read already; a pipe cannot be wound back."""
+    if not file.seekable():
+        return head + file.read()
+    file.seek(0)
+    return file.read()
 
 
 @contextmanager
