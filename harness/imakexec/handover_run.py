@@ -26,6 +26,7 @@ from imakexec.machine.guest import TOKEN_PARAMETER, BootInfo, Guest
 from imakexec.machine.qemu import Machine, MachineConfig
 from imakexec.progress import Step
 from imakexec.scenario import complaints, new_token
+from imakexec.scenario.handover import find_handover_buffer
 from imakexec.scenario.steps import MEASUREMENTS, NEXT_INITRD, NEXT_KERNEL
 
 MEMORY_MIB = 1024
@@ -213,9 +214,15 @@ class _Run:
 
     def _segment(self) -> int:
         """The size in bytes of the segment in which the running kernel was handed its list."""
-        place = self._machine.config.arch.handover
-        _, size = place.parse(self._script(place.script))
-        return size
+        arch = self._machine.config.arch
+        found = find_handover_buffer(self._guest, arch, self._budget())
+        if found is None:
+            raise GuestFailure(
+                "the kernel has the list of the one before it, and shows no segment",
+                where=arch.handover.path,
+                remedy="look whether this kernel tells it in another place (imakexec.arch)",
+            )
+        return found[1]
 
     def _execute(self, token: str) -> None:
         self._step.update("executing")

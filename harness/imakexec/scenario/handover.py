@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from imakexec.arch import Arch
+from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
+from imakexec.machine.guest import Guest
 from imakexec.scenario.session import Session
 
 KEEPS_BUFFER = "initcall_blacklist=init_ima"
@@ -19,20 +22,32 @@ def read_handover_buffer(session: Session) -> bytes | None:
         GuestFailure: the kernel was handed something else than a place in memory.
         InfraError: the host failed.
     """
-    place = session.machine.config.arch.handover
-    found = session.guest.run(["sh", "-c", place.script], session.budget())
-    if not found.stdout:
+    found = find_handover_buffer(session.guest, session.machine.config.arch, session.budget())
+    if found is None:
         return None
-    try:
-        address, size = place.parse(found.stdout)
-    except ValueError as error:
-        raise GuestFailure(
-            f"the kernel was handed no place of a list: {error}",
-            where=place.path,
-            remedy="read the console of the kernel that loaded it",
-        ) from error
+    address, size = found
     dump = session.machine.run_dir / "handover.bin"
     session.machine.execute("pmemsave", {"val": address, "size": size, "filename": str(dump)})
     content = dump.read_bytes()
     dump.unlink()
     return content
+
+
+def find_handover_buffer(guest: Guest, arch: Arch, deadline: Deadline) -> tuple[int, int] | None:
+    """Physical address and size in bytes of what the running kernel was handed; None for nothing.
+
+    Raises:
+        GuestFailure: the kernel was handed something else than a place in memory.
+        InfraError: the host failed.
+    """
+    found = guest.run(["sh", "-c", arch.handover.script], deadline)
+    if not found.stdout:
+        return None
+    try:
+        return arch.handover.parse(found.stdout)
+    except ValueError as error:
+        raise GuestFailure(
+            f"the kernel was handed no place of a list: {error}",
+            where=arch.handover.path,
+            remedy="read the console of the kernel that loaded it",
+        ) from error
