@@ -84,6 +84,8 @@ def workshop(tmp_path: Path) -> Workshop:
     """A project with a series of two patches."""
     project = tmp_path / "project"
     (project / "patches").mkdir(parents=True)
+    (project / "images").mkdir()
+    (project / "images/init").write_text("#!/bin/sh\n")
     (project / "Kconfig.fragment").write_text("CONFIG_IMA=y\n")
     (project / X86_64.fragment).write_text("CONFIG_ACPI=y\n")
     trees = [make_tree(tmp_path / f"state{number}") for number in range(3)]
@@ -199,6 +201,8 @@ def test_an_edit_meanwhile_does_not_count(workshop: Workshop, request_: CheckReq
     started = SeriesCheck(workshop, request_)
     for path in (workshop.project / "patches/linux-6.1.y").glob("*.patch"):
         path.unlink()
+    (workshop.project / "images/init").write_text("edited\n")
+    assert (request_.logs / "checked/images/init").read_text() == "#!/bin/sh\n"
     for patch in started.subject.series.patches:
         assert patch.path.read_text() == patch.text
         assert patch.path.is_relative_to(request_.logs)

@@ -302,7 +302,7 @@ def _freeze(project: Path, logs: Path) -> Path:
         shutil.copytree(project / "patches", frozen / "patches")
         for fragment in project.glob("Kconfig*"):
             shutil.copyfile(fragment, frozen / fragment.name)
-        (frozen / "images").symlink_to(project / "images")
+        shutil.copytree(project / "images", frozen / "images")
     return frozen
 
 
