@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from conftest import GONE_SECONDS, Lab, World
 from imakexec import scenario
 from imakexec.attest import Verdict, judge_folder
+from imakexec.deadline import Deadline
 from imakexec.evidence import MANIFEST, Evidence
 from imakexec.interruption import Interrupted
 from imakexec.kernel.build import KernelRequest
@@ -24,9 +26,23 @@ from imakexec.kernel.build import KernelRequest
 _RANDOM = random.Random(20260101)
 _MOMENTS = [0.05 + 4 * (part + _RANDOM.random()) / 6 for part in range(6)]
 
+_BOOTING = 2.0
+"""Seconds after which a run has processes to end, and is far from its own end."""
+
 _ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 _ENDING_SECONDS = 6.0
 """How long a run may take to end after the signal: both its processes are asked first."""
+
+
+def ended(child: subprocess.Popen[str]) -> str:
+    """The error output of a run that ends by now; it is killed if it does not."""
+    try:
+        _, said = child.communicate(timeout=_ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        raise
+    return said
 
 
 def end(world: World, number: signal.Signals, *, after: float) -> tuple[int, str]:
@@ -34,7 +50,7 @@ def end(world: World, number: signal.Signals, *, after: float) -> tuple[int, str
     child = world.start()
     time.sleep(after)
     child.send_signal(number)
-    _, said = child.communicate(timeout=_ENDING_SECONDS)
+    said = ended(child)
     return child.returncode, said
 
 
@@ -57,11 +73,12 @@ def test_a_signal_ends_a_run_in_order(world: World, moment: float) -> None:
 
 def test_impatience_does_not_break_the_clean_up(world: World) -> None:
     child = world.start()
-    time.sleep(2)
-    while child.poll() is None:
+    time.sleep(_BOOTING)
+    deadline = Deadline.after(_ENDING_SECONDS)
+    while child.poll() is None and not deadline.expired:
         child.send_signal(signal.SIGINT)
         time.sleep(0.0005)
-    _, said = child.communicate(timeout=_ENDING_SECONDS)
+    said = ended(child)
     assert child.returncode == 130
     assert said.count("imakexec: ") == 1, said
     assert "console.log" in Evidence.load(world.evidence).files, "the last step of the clean-up"
