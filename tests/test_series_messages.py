@@ -9,7 +9,7 @@ import pytest
 
 from imakexec.series.messages import Message, new_messages, parse_messages, said_by_object
 
-_TREE = "/cache/work/tree"
+_TREE = "/source/tree"
 _OUTPUT = f"""\
   CC      kernel/kexec_core.o
   CHECK   {_TREE}/security/integrity/ima/ima_kexec.c

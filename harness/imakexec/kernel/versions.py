@@ -3,8 +3,8 @@
 
 To see whether a series applies to a version takes the handful of files that it touches, not the
 tree. Those are taken out of the package's tarball once and kept, by package version and file names;
-which versions there are is remembered until the host's package lists change. So nothing is asked
-of the network that was asked before.
+which versions there are is remembered until the host's package lists change, unless a suite did not
+answer. So nothing is asked of the network that it has answered before.
 """
 
 from __future__ import annotations

@@ -236,9 +236,9 @@ class Console:
                 self._changed.notify_all()
 
     def _read(self, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
-        # Imported here, while QEMU starts, because it takes longer than all of our set-up.
-        import pexpect  # noqa: PLC0415
-        from pexpect.socket_pexpect import SocketSpawn  # noqa: PLC0415
+        # While QEMU starts: it takes longer than all of our set-up.
+        import pexpect  # noqa: PLC0415  # see above
+        from pexpect.socket_pexpect import SocketSpawn  # noqa: PLC0415  # see above
 
         port: SocketSpawn[bytes] = SocketSpawn(self._port, timeout=None, maxread=_READ_BYTES)
         # Anchored and bounded, a line at a time: pexpect's search and its buffer are then never

@@ -114,8 +114,13 @@ class Monitor:
             self._ended.set()
 
     async def _serve(self) -> None:
-        # Imported here, while QEMU starts, because it takes longer than all of our set-up.
-        from qemu.qmp import ConnectError, QMPClient, QMPError, Runstate  # noqa: PLC0415
+        # While QEMU starts: it takes longer than all of our set-up.
+        from qemu.qmp import (  # noqa: PLC0415  # see above
+            ConnectError,
+            QMPClient,
+            QMPError,
+            Runstate,
+        )
 
         client = QMPClient("imakexec")
         try:

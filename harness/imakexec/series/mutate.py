@@ -39,7 +39,7 @@ _DIFF = re.compile(r"^diff --git ", re.MULTILINE)
 
 # One kernel from nothing, or two that differ in a few files.
 _BUILD_SECONDS = 3600.0
-# The longest test is fifty rounds of loads; ten times what it takes.
+# Four times what the longest takes, the loads in the debug kernel.
 _TEST_SECONDS = 600.0
 # pytest's own exit codes: all passed, some failed (or were in error). Any other ran nothing.
 _RAN = (0, 1)
@@ -49,6 +49,11 @@ _RAN = (0, 1)
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]*):? ?")
 _ASSERT = "assert "
 _HUNG = "the guest hung"
+# The exceptions with which a test says that the kernel under test is wrong.
+_FINDINGS = ("AssertionError", "Failed", "GuestFailure")
+# Those which say that there is no such kernel.
+_REFUSALS = ("BuildFailure", "UserError")
+_SETUP_REFUSAL = re.compile(r'^failed on setup with "[\w.]*\b(BuildFailure|UserError): ')
 
 
 @dataclass(frozen=True)
@@ -320,12 +325,6 @@ class TestReport:
         failures = (f.message for f in self.failures if f.exception in _REFUSALS)
         errors = (text for text in self.errors if _SETUP_REFUSAL.search(text))
         return next(chain(failures, errors), "")
-
-
-# The exceptions with which a test says that the kernel under test is wrong.
-_FINDINGS = ("AssertionError", "Failed", "GuestFailure")
-_REFUSALS = ("BuildFailure", "UserError")
-_SETUP_REFUSAL = re.compile(r'^failed on setup with "[\w.]*\b(BuildFailure|UserError): ')
 
 
 def _test_name(case: ElementTree.Element) -> str:
