@@ -22,10 +22,9 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -33,9 +32,20 @@ from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from imakexec.errors import ImaKexecError, InfraError, UserError
+from imakexec.strict_json import (
+    NAME_PART,
+    SHA256_HEX,
+    UNPRINTABLE,
+    JsonFault,
+    Value,
+    is_plain_name,
+    parse_json,
+    quoted,
+    shortened,
+)
 
 SCHEMA = "imakexec-evidence/1"
 MANIFEST = "manifest.json"
@@ -46,17 +56,7 @@ LOG = "binary_runtime_measurements"
 
 _MANIFEST_LIMIT = 16 << 20
 _FILE_NAME_LIMIT = 255
-_PLAIN_NAME_LIMIT = 64
-_NUMBER_BITS = 63
-_VALUE_WIDTH = 60
 _PLACE_WIDTH = 120
-_NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_HEX = re.compile(r"(?:[0-9a-f]{2})+")
-_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-# What could deface a terminal, or cannot be encoded. A kernel command line may hold tabs and lines.
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-T = TypeVar("T")
 
 
 class EvidenceFault(ImaKexecError):
@@ -203,7 +203,10 @@ class Evidence:
             InvalidEvidence: a file is missing, damaged, a symbolic link or outside the folder.
             MalformedEvidence: the manifest or a file is not of the documented form.
         """
-        return _Loader(folder).load()
+        try:
+            return _Loader(folder).load()
+        except JsonFault as fault:
+            raise MalformedEvidence(fault.what, file=fault.file, field=fault.field) from fault
 
 
 class EvidenceWriter:
@@ -303,7 +306,7 @@ class EvidenceWriter:
         Raises:
             ValueError: the name is not a plain file name, too long or taken.
         """
-        if not _is_plain_name(snapshot.name):
+        if not is_plain_name(snapshot.name):
             raise ValueError(f"snapshot name {snapshot.name!r} is not a plain file name")
         if any(snapshot.name == earlier["name"] for earlier in self._snapshots):
             raise ValueError(f"there is a snapshot {snapshot.name!r} already")
@@ -379,7 +382,7 @@ class _Loader:
         self._files: dict[str, FileEntry] = {}
 
     def load(self) -> Evidence:
-        manifest = _Value(_parse(self._read_manifest(), MANIFEST), MANIFEST)
+        manifest = parse_json(self._read_manifest(), MANIFEST)
         _check_schema(manifest)
         keys = ("schema", "complete", "run", "required_banks", "ak", "boots", "snapshots", "files")
         part = dict(zip(keys, manifest.members(*keys), strict=True))
@@ -460,22 +463,22 @@ class _Loader:
             self._folder / name, "rb", opener=lambda path, flags: os.open(path, flags | more)
         )
 
-    def _safe_name(self, name: str, at: _Value) -> str:
+    def _safe_name(self, name: str, at: Value) -> str:
         if not _is_safe_name(name) or name == MANIFEST:
             raise InvalidEvidence(
-                f"{_quoted(name)} is not a plain relative file name of up to {_FILE_NAME_LIMIT}"
+                f"{quoted(name)} is not a plain relative file name of up to {_FILE_NAME_LIMIT}"
                 " characters",
                 file=MANIFEST,
                 field=at.path,
             )
         return name
 
-    def _content(self, at: _Value) -> tuple[str, bytes]:
+    def _content(self, at: Value) -> tuple[str, bytes]:
         """The name and the bytes of the file that a manifest field refers to."""
         name = at.string()
         if name not in self._files:
             raise InvalidEvidence(
-                f"{_quoted(name)} is not among the files of the manifest",
+                f"{quoted(name)} is not among the files of the manifest",
                 file=MANIFEST,
                 field=at.path,
             )
@@ -483,14 +486,14 @@ class _Loader:
             content = file.read(self._files[name].size + 1)
         return name, content
 
-    def _ak(self, at: _Value) -> tuple[bytes, str]:
+    def _ak(self, at: Value) -> tuple[bytes, str]:
         public, pem = at.members("public", "pem")
         name, text = self._content(pem)
         if not text.isascii():
             raise MalformedEvidence("PEM holds bytes that are not ASCII", file=name)
         return self._content(public)[1], text.decode("ascii")
 
-    def _snapshots(self, at: _Value) -> tuple[Snapshot, ...]:
+    def _snapshots(self, at: Value) -> tuple[Snapshot, ...]:
         snapshots = tuple(self._snapshot(item) for item in at.elements())
         if any(later.epoch < earlier.epoch for earlier, later in pairwise(snapshots)):
             raise at.wrong("snapshots in the order of their epochs expected")
@@ -498,7 +501,7 @@ class _Loader:
             raise at.wrong("snapshots of different names expected")
         return snapshots
 
-    def _snapshot(self, at: _Value) -> Snapshot:
+    def _snapshot(self, at: Value) -> Snapshot:
         name, epoch, before, log, after = at.members("name", "epoch", "before", "log", "after")
         return Snapshot(
             name=name.plain_name(),
@@ -508,123 +511,45 @@ class _Loader:
             after=after.optional(self._quote),
         )
 
-    def _quote(self, at: _Value) -> QuoteRecord:
+    def _quote(self, at: Value) -> QuoteRecord:
         attest, signature, nonce, pcrs = at.members("attest", "signature", "nonce", "pcrs")
         name, text = self._content(pcrs)
         return QuoteRecord(
             attest=self._content(attest)[1],
             signature=self._content(signature)[1],
             nonce=self._content(nonce)[1],
-            pcrs=_banks(_Value(_parse(text, name), name)),
+            pcrs=_banks(parse_json(text, name)),
         )
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A JSON value that knows where it stands, so that each complaint names its field."""
-
-    value: object
-    file: str
-    path: str = ""
-    name: str = ""
-
-    def members(self, *names: str) -> tuple[_Value, ...]:
-        """The members of an object that must have exactly these, in the order asked for."""
-        found = {item.name: item for item in self.items()}
-        for name in names:
-            if name not in found:
-                raise self.wrong(f"member {name!r} is missing")
-        for name, item in found.items():
-            if name not in names:
-                raise item.wrong("unknown member")
-        return tuple(found[name] for name in names)
-
-    def items(self) -> list[_Value]:
-        if not isinstance(self.value, dict):
-            raise self.wrong("an object expected")
-        prefix = f"{self.path}." if self.path else ""
-        return [
-            _Value(value, self.file, f"{prefix}{name}", name) for name, value in self.value.items()
-        ]
-
-    def elements(self) -> list[_Value]:
-        if not isinstance(self.value, list):
-            raise self.wrong("an array expected")
-        return [
-            _Value(value, self.file, f"{self.path}[{index}]")
-            for index, value in enumerate(self.value)
-        ]
-
-    def string(self) -> str:
-        if not isinstance(self.value, str):
-            raise self.wrong("a string expected")
-        if _UNPRINTABLE.search(self.value):
-            raise self.wrong("a string without control characters and lone surrogates expected")
-        return self.value
-
-    def plain_name(self) -> str:
-        """A short name that can stand in a message as it is."""
-        name = self.string()
-        if not _is_plain_name(name):
-            raise self.wrong(f"a plain name of up to {_PLAIN_NAME_LIMIT} characters expected")
-        return name
-
-    def natural(self) -> int:
-        # bool is a subclass of int, and JSON true is not a number.
-        if type(self.value) is not int or self.value < 0:
-            raise self.wrong("a whole number expected")
-        if self.value.bit_length() > _NUMBER_BITS:
-            raise self.wrong(f"a whole number of up to {_NUMBER_BITS} bits expected")
-        return self.value
-
-    def boolean(self) -> bool:
-        if not isinstance(self.value, bool):
-            raise self.wrong("true or false expected")
-        return self.value
-
-    def optional(self, read: Callable[[_Value], T]) -> T | None:
-        return None if self.value is None else read(self)
-
-    def matching(self, pattern: re.Pattern[str], expected: str) -> str:
-        text = self.string()
-        if not pattern.fullmatch(text):
-            raise self.wrong(f"{expected} expected")
-        return text
-
-    def wrong(self, what: str) -> MalformedEvidence:
-        return MalformedEvidence(
-            f"{what}, {_quoted(self.value)} found", file=self.file, field=self.path
-        )
-
-
-def _check_schema(manifest: _Value) -> None:
+def _check_schema(manifest: Value) -> None:
     schema = {item.name: item for item in manifest.items()}.get("schema")
     if schema is None:
         raise manifest.wrong("member 'schema' is missing")
     if schema.string() != SCHEMA:
         raise MalformedEvidence(
-            f"schema {SCHEMA!r} expected, {_quoted(schema.value)} found",
+            f"schema {SCHEMA!r} expected, {quoted(schema.value)} found",
             file=MANIFEST,
             field="schema",
             remedy="verify with the version of imakexec that wrote the folder",
         )
 
 
-def _file_entry(at: _Value) -> FileEntry:
+def _file_entry(at: Value) -> FileEntry:
     sha256, size = at.members("sha256", "size")
     return FileEntry(
-        sha256=sha256.matching(_SHA256_HEX, "64 lower-case hex digits"), size=size.natural()
+        sha256=sha256.matching(SHA256_HEX, "64 lower-case hex digits"), size=size.natural()
     )
 
 
-def _boots(at: _Value) -> tuple[Boot, ...]:
+def _boots(at: Value) -> tuple[Boot, ...]:
     boots = tuple(_boot(item) for item in at.elements())
     if [boot.epoch for boot in boots] != list(range(len(boots))):
         raise at.wrong("epochs 0, 1, 2 ... expected")
     return boots
 
 
-def _boot(at: _Value) -> Boot:
+def _boot(at: Value) -> Boot:
     epoch, transition, *texts = at.members(
         "epoch", "transition", "token", "boot_id", "banner", "release", "cmdline"
     )
@@ -636,46 +561,30 @@ def _boot(at: _Value) -> Boot:
 
 def _boot_entry(boot: Boot) -> dict[str, object]:
     return {
-        name: _UNPRINTABLE.sub(lambda found: _escaped(found[0]), value)
+        name: UNPRINTABLE.sub(lambda found: _escaped(found[0]), value)
         if isinstance(value, str)
         else value
         for name, value in asdict(boot).items()
     }
 
 
-def _banks(at: _Value) -> dict[str, dict[int, bytes]]:
+def _banks(at: Value) -> dict[str, dict[int, bytes]]:
     """The PCR values of each bank."""
     banks = at.items()
     for bank in banks:
-        if not _is_plain_name(bank.name):
+        if not is_plain_name(bank.name):
             raise bank.wrong("a PCR bank expected as name")
     return {bank.name: _bank(bank) for bank in banks}
 
 
-def _bank(at: _Value) -> dict[int, bytes]:
+def _bank(at: Value) -> dict[int, bytes]:
     """The PCR values of one bank: decimal index to lower-case hex."""
     values: dict[int, bytes] = {}
     for item in at.items():
         if item.name not in map(str, range(24)):
             raise item.wrong("a PCR index from 0 to 23 expected as name")
-        values[int(item.name)] = bytes.fromhex(item.matching(_HEX, "lower-case hex digits"))
+        values[int(item.name)] = item.digits()
     return values
-
-
-def _parse(text: bytes, file: str) -> object:
-    try:
-        parsed: object = json.loads(text, object_pairs_hook=_unique_members)
-    except (ValueError, RecursionError) as error:
-        raise MalformedEvidence(f"not JSON: {error}", file=file) from error
-    return parsed
-
-
-def _unique_members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Two members of one name would let two readers see two different manifests."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object has two members of the same name")
-    return members
 
 
 def _json(value: object) -> bytes:
@@ -683,28 +592,12 @@ def _json(value: object) -> bytes:
 
 
 def _is_safe_name(name: str) -> bool:
-    return len(name) <= _FILE_NAME_LIMIT and all(map(_NAME_PART.fullmatch, name.split("/")))
-
-
-def _is_plain_name(name: str) -> bool:
-    return len(name) <= _PLAIN_NAME_LIMIT and _NAME_PART.fullmatch(name) is not None
+    return len(name) <= _FILE_NAME_LIMIT and all(map(NAME_PART.fullmatch, name.split("/")))
 
 
 def _place(text: str) -> str:
     """The name of a file or a field, which anybody may have chosen, fit for a message."""
-    return _shortened(text if text.isprintable() else _escaped(text), _PLACE_WIDTH)
-
-
-def _quoted(value: object) -> str:
-    """A value as it was read, fit for a message whatever its size and depth."""
-    short = reprlib.Repr()
-    short.maxlevel = 3
-    short.maxstring = _VALUE_WIDTH
-    return _shortened(short.repr(value), _VALUE_WIDTH)
-
-
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
+    return shortened(text if text.isprintable() else _escaped(text), _PLACE_WIDTH)
 
 
 def _escaped(text: str) -> str:
