@@ -22,10 +22,13 @@ from evidence_maker import (
 
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
 from imakexec.attest.reasons import Reason, Rejection
+from imakexec.attest.selection import Selection
 from imakexec.attest.structures import (
     Attest,
-    EccPublic,
-    EcdsaSignature,
+    EccPoint,
+    PublicArea,
+    Scheme,
+    Signature,
     StructureError,
     WrongKindError,
 )
@@ -69,11 +72,13 @@ REAL_PCRS = {
     "sha256": dict.fromkeys(range(11), bytes(32)),
 }
 BANKS = ("sha1", "sha256")
+FROM_0_TO_10 = Selection.of_banks(BANKS)
 
 
 def pem_of(public: bytes) -> str:
-    area = EccPublic.parse(public)
-    key = ec.EllipticCurvePublicNumbers(area.x, area.y, ec.SECP256R1()).public_key()
+    point = PublicArea.parse(public).key
+    assert isinstance(point, EccPoint)
+    key = ec.EllipticCurvePublicNumbers(point.x, point.y, ec.SECP256R1()).public_key()
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
@@ -95,7 +100,7 @@ def loaded(key: Key) -> AttestationKey:
 
 
 def check(machine: Machine, record: QuoteRecord) -> Quote:
-    return verify_quote(record, loaded(machine.key), machine.banks)
+    return verify_quote(record, loaded(machine.key), Selection.of_banks(machine.banks))
 
 
 def reason(machine: Machine, record: QuoteRecord) -> Reason:
@@ -110,7 +115,8 @@ def falsified(machine: Machine, falsify: Falsify) -> Reason:
 def test_quote_of_a_real_tpm() -> None:
     ak = AttestationKey.load(REAL_PUBLIC, pem_of(REAL_PUBLIC))
     record = QuoteRecord(REAL_ATTEST, REAL_SIGNATURE, REAL_NONCE, REAL_PCRS)
-    quote = verify_quote(record, ak, BANKS)
+    quote = verify_quote(record, ak, FROM_0_TO_10)
+    assert quote.clock_info is not None
     assert quote.clock_info.pair == (2, 0)
     assert quote.clock_info.clock == 9
     assert quote.clock_info.safe
@@ -121,7 +127,7 @@ def test_key_of_another_hierarchy_sees_obfuscated_counters() -> None:
     ak = AttestationKey.load(REAL_OWNER_PUBLIC, pem_of(REAL_OWNER_PUBLIC))
     assert Attest.parse(REAL_OWNER_ATTEST).clock_info.pair != (2, 0)
     record = QuoteRecord(REAL_OWNER_ATTEST, REAL_OWNER_SIGNATURE, REAL_NONCE, REAL_PCRS)
-    assert reason_of(lambda: verify_quote(record, ak, BANKS)) is Reason.AK
+    assert reason_of(lambda: verify_quote(record, ak, FROM_0_TO_10)) is Reason.AK
 
 
 def test_structures_of_a_real_tpm() -> None:
@@ -131,17 +137,18 @@ def test_structures_of_a_real_tpm() -> None:
         ("sha1", PCRS_0_TO_10),
         ("sha256", PCRS_0_TO_10),
     ]
-    assert EcdsaSignature.parse(REAL_SIGNATURE).hash_alg == 0x000B
-    area = EccPublic.parse(REAL_PUBLIC)
-    assert (area.name_alg, area.attributes, area.curve) == (0x000B, 0x00050072, 3)
+    assert Signature.parse(REAL_SIGNATURE).scheme == Scheme(0x0018, 0x000B)
+    area = PublicArea.parse(REAL_PUBLIC)
+    assert isinstance(area.key, EccPoint)
+    assert (area.name_alg, area.attributes, area.key.curve) == (0x000B, 0x00050072, 3)
 
 
 @pytest.mark.parametrize(
     ("parse", "data"),
     [
         (Attest.parse, REAL_ATTEST),
-        (EcdsaSignature.parse, REAL_SIGNATURE),
-        (EccPublic.parse, REAL_PUBLIC),
+        (Signature.parse, REAL_SIGNATURE),
+        (PublicArea.parse, REAL_PUBLIC),
     ],
     ids=["attest", "signature", "public"],
 )
@@ -157,6 +164,7 @@ def test_structures_are_neither_cut_nor_continued(
 
 def test_honest_quote(machine: Machine) -> None:
     quote = check(machine, machine.quote())
+    assert quote.clock_info is not None
     assert quote.clock_info.pair == (2, 0)
     assert quote.pcr(10) == machine.pcr10
 

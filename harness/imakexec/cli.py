@@ -260,32 +260,113 @@ def _check_together(
         )
 
 
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="An evidence folder of the main job.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the judgement for machines.")
-    ] = None,
-) -> None:
-    """Judge an evidence folder again: no VM, no TPM, no network."""
-    result_file = ResultFile(json_file, evidence=folder)
-
-    def work() -> int:
-        from imakexec.attest import judge_folder
-        from imakexec.report import terminal
-
-        judgement = judge_folder(folder)
-        terminal.print_judgement(_out, judgement, folder=folder)
-        result_file.write(judgement_document(judgement, folder=folder))
-        return judgement.exit_code
-
-    _finish(work, result_file)
-
-
 _Prepend = Annotated[
     list[Path] | None,
     typer.Option(help="Records saved from a trimmed list, oldest first; repeat it."),
 ]
+
+
+_Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="An ASCII list, or the list of another bank, to compare; repeat it."),
+]
+
+
+@app.command()
+def verify(
+    evidence: Annotated[
+        Path, typer.Argument(help="An evidence folder, or a binary list with the options below.")
+    ],
+    *,
+    message: Annotated[
+        list[Path] | None,
+        typer.Option("--message", "-m", help="TPMS_ATTEST of a quote; twice: before and after."),
+    ] = None,
+    signature: Annotated[
+        list[Path] | None, typer.Option("--signature", "-s", help="Its TPMT_SIGNATURE.")
+    ] = None,
+    pcrs: Annotated[
+        list[Path] | None,
+        typer.Option("--pcrs", "-o", help="The PCR values, as tpm2_quote -o writes them."),
+    ] = None,
+    public: Annotated[
+        Path | None,
+        typer.Option("--public", "-u", help="The key that signs: TPM2B_PUBLIC, or PEM."),
+    ] = None,
+    nonce: Annotated[
+        list[str] | None,
+        typer.Option("--nonce", "-q", help="What was asked for: HEX, or @FILE."),
+    ] = None,
+    pcr_list: Annotated[
+        str | None,
+        typer.Option(
+            "--pcr-list", "-l", help="What must be quoted (default: sha1:0-10+sha256:0-10)."
+        ),
+    ] = None,
+    pcr: Annotated[
+        list[str] | None,
+        typer.Option(help="A bare value, sha256:10=HEX, authenticated by nothing; repeat it."),
+    ] = None,
+    padded: Annotated[
+        list[str] | None,
+        typer.Option(help="Bank with padded SHA-1 digests (kernels before 5.8); repeat it."),
+    ] = None,
+    prepend: _Prepend = None,
+    against: _Against = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Go on from this file's state, and keep the new one in it."),
+    ] = None,
+    reanchor: Annotated[
+        bool, typer.Option("--reanchor", help="After a loss, go on from the quoted value.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the judgement for machines.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print nothing: the exit code says it.")
+    ] = False,
+) -> None:
+    """Judge an evidence folder, or a list with its quotes.
+
+    It needs no VM, no TPM and no network. Ends with 0 if the list is in step with
+    what was quoted, 10 if it was truncated, 11 if it is out of step, 12 if it was
+    tampered with, 13 for invalid and 14 for malformed evidence.
+    """
+    folder = evidence if evidence.is_dir() else None
+    inputs = [path for path in (evidence, public, checkpoint) if path is not None]
+    inputs += [
+        path for paths in (message, signature, pcrs, prepend, against) for path in paths or ()
+    ]
+    result_file = ResultFile(json_file, evidence=folder, inputs=inputs)
+
+    def work() -> int:
+        from imakexec.report import terminal
+        from imakexec.verification import VerifyRequest
+        from imakexec.verification import verify as judge
+
+        request = VerifyRequest(
+            evidence,
+            messages=message or (),
+            signatures=signature or (),
+            pcr_files=pcrs or (),
+            nonces=nonce or (),
+            public=public,
+            pcr_list=pcr_list,
+            pcrs=pcr or (),
+            padded=padded or (),
+            prepend=prepend or (),
+            against=against or (),
+            checkpoint=checkpoint,
+            reanchor=reanchor,
+        )
+        judgement = judge(request)
+        if not quiet:
+            terminal.print_judgement(_out, judgement, folder=evidence)
+        result_file.write(judgement_document(judgement, folder=evidence))
+        return judgement.exit_code
+
+    _finish(work, result_file)
 
 
 @app.command()
@@ -295,10 +376,7 @@ def show(
     ],
     *,
     prepend: _Prepend = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(help="An ASCII list, or the list of another bank, to compare; repeat it."),
-    ] = None,
+    against: _Against = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the same for machines.")
     ] = None,

@@ -1,24 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What evidence proves about a measurement list. Pure: no VM, no TPM, no clock, no network.
 
-`judge_folder` and `judge` give a `Judgement`; `MeasurementLog` and `replay` work on lists alone,
-`read_list` and `compare_with` on the files in which they lie, `HandoverBuffer` on the form in which
-a kernel hands them over. Of other people's packages only `cryptography` is needed.
+`judge_folder` and `judge` judge what the harness has taken, `judge_list` and `judge_log` a list
+with the quotes of other tools. Each gives a `Judgement`, of which `next_checkpoint` makes what a
+later one goes on from. `MeasurementLog` and `replay` work on lists alone, `read_list` and
+`compare_with` on the files in which they lie, `HandoverBuffer` on the form in which a kernel hands
+them over.
+
+Nothing here keeps state, prints or starts a thread. Of other people's packages only `cryptography`
+is needed.
 """
 
+from imakexec.attest.checkpoint import Anchor, Checkpoint, Continuity
+from imakexec.attest.continuity import next_checkpoint
 from imakexec.attest.crosscheck import CrossCheck
+from imakexec.attest.detached import (
+    Proof,
+    QuoteFiles,
+    Vouchers,
+    authenticate,
+    judge_list,
+    judge_log,
+)
 from imakexec.attest.handover import HandoverBuffer
 from imakexec.attest.judgement import Judgement
 from imakexec.attest.log import ByteOrder, Layout, MeasurementLog, Record
+from imakexec.attest.quote import AttestationKey, Quote
 from imakexec.attest.reasons import EXIT_CODES, Flag, Reason, Rejection, Verdict
-from imakexec.attest.replay import Replay, replay
+from imakexec.attest.replay import Replay, Start, replay
+from imakexec.attest.selection import Selection
 from imakexec.attest.source import MalformedLog, WholeList, compare_with, read_list
 from imakexec.attest.timeline import Timeline
 from imakexec.attest.verdict import judge, judge_folder
 
 __all__ = [
     "EXIT_CODES",
+    "Anchor",
+    "AttestationKey",
     "ByteOrder",
+    "Checkpoint",
+    "Continuity",
     "CrossCheck",
     "Flag",
     "HandoverBuffer",
@@ -26,16 +47,26 @@ __all__ = [
     "Layout",
     "MalformedLog",
     "MeasurementLog",
+    "Proof",
+    "Quote",
+    "QuoteFiles",
     "Reason",
     "Record",
     "Rejection",
     "Replay",
+    "Selection",
+    "Start",
     "Timeline",
     "Verdict",
+    "Vouchers",
     "WholeList",
+    "authenticate",
     "compare_with",
     "judge",
     "judge_folder",
+    "judge_list",
+    "judge_log",
+    "next_checkpoint",
     "read_list",
     "replay",
 ]

@@ -27,7 +27,7 @@ class BootAggregateState(StrEnum):
     DIFFERS = "differs"
     ZERO = "zero"
     UNCHECKED = "unchecked"
-    """Its bank was not quoted, or it names no algorithm that is known."""
+    """PCR 0-9 of its bank were not quoted, or it names no algorithm that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class BootAggregate:
         index: of the record.
         algorithm: the hash it names; empty if it names none.
         logged: the value it holds.
-        recomputed: the value made from the latest quote; None if its bank was not quoted.
+        recomputed: the value made from the latest quote; None if its PCRs were not quoted.
         state: the outcome over all quotes given.
     """
 
@@ -62,9 +62,8 @@ def check_boot_aggregate(log: MeasurementLog, index: int, quotes: Sequence[Quote
     digest = log[index].file_digest
     if digest is None:
         return BootAggregate(index, "", b"", None, BootAggregateState.UNCHECKED)
-    values = [
-        _recompute(digest.algorithm, quote) for quote in quotes if digest.algorithm in quote.pcrs
-    ]
+    made = (_recompute(digest.algorithm, quote) for quote in quotes)
+    values = [value for value in made if value is not None]
     if not any(digest.value):
         state = BootAggregateState.ZERO
     elif not values:
@@ -82,6 +81,9 @@ def _is_boot_aggregate(record: Record) -> bool:
     return record.event in _EVENTS and record.buf is None and not record.is_violation
 
 
-def _recompute(algorithm: str, quote: Quote) -> bytes:
-    last = 7 if algorithm == "sha1" else 9
-    return HASHES[algorithm](b"".join(quote.pcrs[algorithm][: last + 1])).digest()
+def _recompute(algorithm: str, quote: Quote) -> bytes | None:
+    """The value by what a quote says; None if it does not say all of it."""
+    pcrs, firmware = quote.pcrs.get(algorithm, {}), range(8 if algorithm == "sha1" else 10)
+    if not all(index in pcrs for index in firmware):
+        return None
+    return HASHES[algorithm](b"".join(pcrs[index] for index in firmware)).digest()

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
+from imakexec.attest.checkpoint import Continuity
+from imakexec.attest.crosscheck import CrossCheck
+from imakexec.attest.log import Layout
 from imakexec.attest.plain import Plain, plain
-from imakexec.attest.power import Transition
+from imakexec.attest.power import ListObservation, Transition
 from imakexec.attest.reasons import EXIT_CODES, Flag, Reason, Verdict
 from imakexec.attest.timeline import Timeline
 
@@ -42,9 +47,9 @@ class SnapshotResult:
             hold the quoted values; None if they never do.
         kept: how many of its leading records the judged list still begins with.
         missing: how many of its records the judged list lacks or contradicts.
-        reset_count: the TPM's resetCount at its last quote.
+        reset_count: the TPM's resetCount at its last quote; None for bare PCR values.
         restart_count: restartCount likewise.
-        clock_ms: the TPM's clock at its last quote, in milliseconds.
+        clock_ms: the TPM's clock at its last quote, in milliseconds; None likewise.
     """
 
     name: str
@@ -53,9 +58,45 @@ class SnapshotResult:
     matched_records: tuple[int | None, ...]
     kept: int | None
     missing: int | None
-    reset_count: int
-    restart_count: int
-    clock_ms: int
+    reset_count: int | None
+    restart_count: int | None
+    clock_ms: int | None
+
+
+@dataclass(frozen=True)
+class ContextRecord:
+    """A record near the one at which a list and its quotes part.
+
+    Args:
+        index: of the record.
+        pcr: that it names.
+        template: its name.
+        digest: the digest column.
+        name: the event or path; what is not UTF-8 is shown as backslash escapes.
+        violation: whether the PCR was extended with 0xff bytes, whatever the record says.
+    """
+
+    index: int
+    pcr: int
+    template: str
+    digest: bytes
+    name: str
+    violation: bool
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a checkpoint after this judgement is made of.
+
+    Args:
+        item: the judged list.
+        key: fingerprint of the key that signed its quotes; None for bare PCR values.
+        proven: how many of its leading records are proven, by any quote or checkpoint.
+    """
+
+    item: ListObservation
+    key: bytes | None
+    proven: int
 
 
 @dataclass(frozen=True)
@@ -69,9 +110,11 @@ class Judgement:
         action: what the operator should do.
         where: the file, snapshot or record that decided; empty if none did.
         snapshot: the snapshot whose list was judged; empty if it did not come to that.
-        records: how many records the judged list has.
+        layout: byte order of the judged list, and whose digests it holds.
+        records: how many records it has.
         first_divergence: index, from 0, of the first record that the quotes do not vouch for or
             after which something is missing; None if there is none.
+        context: the records around it, if the list has any there.
         banks: PCR 10 per bank, replayed and quoted.
         timeline: of the judged list.
         snapshots: all snapshots, in order.
@@ -79,7 +122,10 @@ class Judgement:
         kexecs: how many kexecs were seen between the snapshots, by the TPM's counters.
         cold_boots: how many cold boots were seen between the snapshots, likewise.
         violations: the indices of the violation records in the judged list.
+        continuity: how the list relates to a checkpoint; None if none was given.
+        checks: file to what comparing the list with the one in it has shown.
         flags: what else a reader should know, sorted.
+        basis: of a checkpoint after it; not part of the JSON.
     """
 
     verdict: Verdict
@@ -88,8 +134,10 @@ class Judgement:
     action: str
     where: str = ""
     snapshot: str = ""
+    layout: Layout | None = None
     records: int | None = None
     first_divergence: int | None = None
+    context: tuple[ContextRecord, ...] = ()
     banks: tuple[BankResult, ...] = ()
     timeline: Timeline | None = None
     snapshots: tuple[SnapshotResult, ...] = ()
@@ -97,7 +145,10 @@ class Judgement:
     kexecs: int = 0
     cold_boots: int = 0
     violations: tuple[int, ...] = ()
+    continuity: Continuity | None = None
+    checks: Mapping[Path, CrossCheck] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
+    basis: Basis | None = field(default=None, repr=False, compare=False)
 
     @property
     def exit_code(self) -> int:
@@ -106,5 +157,6 @@ class Judgement:
 
     def to_json(self) -> dict[str, Plain]:
         """The same as plain JSON values, digests in hexadecimal; keys are stable per schema."""
-        members = {item.name: plain(getattr(self, item.name)) for item in fields(self)}
+        names = (item.name for item in fields(self) if item.name != "basis")
+        members = {name: plain(getattr(self, name)) for name in names}
         return {"schema": JSON_SCHEMA, "exit_code": self.exit_code, **members}

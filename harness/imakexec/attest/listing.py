@@ -177,10 +177,9 @@ def list_story(whole: WholeList, checks: Mapping[Path, CrossCheck]) -> Listing:
         timeline=build_timeline(
             whole.log,
             violations=outcome.violations,
-            quotes=(),
+            seen=(),
             epoch=0,
             first_epoch=None,
-            earlier=(),
         ),
         checks=checks,
     )

@@ -107,6 +107,9 @@ class Layout:
     byteorder: ByteOrder
     bank: str
 
+    def __str__(self) -> str:
+        return f"{self.byteorder}-endian list with digests of {self.bank}"
+
     @property
     def header(self) -> struct.Struct:
         """What begins a record: pcr, digest, name_len."""

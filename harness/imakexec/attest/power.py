@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from imakexec.attest.checkpoint import Anchor
 from imakexec.attest.log import MeasurementLog
 from imakexec.attest.quote import Quote
 from imakexec.attest.reasons import Flag, Reason, Rejection
 from imakexec.attest.replay import IMA_PCR, Replay
+from imakexec.attest.structures import ClockInfo
 from imakexec.evidence import Boot, BootKind
 
 
@@ -39,10 +41,23 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class ListObservation(Observation):
-    """A snapshot whose list is well formed, and replayed with an eye on all quotes there are."""
+    """A snapshot whose list is well formed, and replayed with an eye on all quotes there are.
+
+    Args:
+        log: the list.
+        replay: its outcome.
+        anchor: where it began; None at the first record.
+    """
 
     log: MeasurementLog
     replay: Replay
+    anchor: Anchor | None = None
+
+
+def clock_of(quote: Quote) -> ClockInfo:
+    """The state of the TPM's clock and counters at a quote; bare values have none."""
+    assert quote.clock_info is not None, "bare values are part of no power cycle"
+    return quote.clock_info
 
 
 class TransitionKind(StrEnum):
@@ -118,11 +133,11 @@ def split_power_cycles(
 
 def _check_snapshot(observation: Observation) -> None:
     for earlier, later in pairwise(observation.quotes):
-        if later.clock_info.pair != earlier.clock_info.pair:
+        if clock_of(later).pair != clock_of(earlier).pair:
             raise Rejection(
                 Reason.COUNTERS,
                 "the TPM was reset between the two quotes: resetCount, restartCount"
-                f" {earlier.clock_info.pair} became {later.clock_info.pair}",
+                f" {clock_of(earlier).pair} became {clock_of(later).pair}",
                 where=f"snapshot {observation.name}",
             )
         _check_clock(earlier, later, f"snapshot {observation.name}")
@@ -136,7 +151,7 @@ def _transition(earlier: Observation, later: Observation, boots: Sequence[Boot])
         for boot in boots
         if earlier.epoch < boot.epoch <= later.epoch
     )
-    if first.clock_info.pair == last.clock_info.pair:
+    if clock_of(first).pair == clock_of(last).pair:
         _check_clock(last, first, f"between snapshots {earlier.name} and {later.name}")
         kind = TransitionKind.KEXEC if hops else TransitionKind.SAME_BOOT
         return Transition(earlier.name, later.name, kind, hops, contradicted=claimed_cold)
@@ -150,19 +165,26 @@ def _transition(earlier: Observation, later: Observation, boots: Sequence[Boot])
 def _resumed(last: Quote, first: Quote, later: Observation) -> bool:
     """Whether PCR 10 goes on where it was: a cold boot has it start from zero."""
     return (
-        first.clock_info.reset_count == last.clock_info.reset_count
+        clock_of(first).reset_count == clock_of(last).reset_count
         and isinstance(later, ListObservation)
         and later.replay.matched(last.pcr(IMA_PCR)) is not None
     )
 
 
 def _check_clock(earlier: Quote, later: Quote, where: str) -> None:
-    """Within one power cycle the clock never goes back, unless the machine's state did."""
-    if later.clock_info.clock < earlier.clock_info.clock:
+    check_clock(clock_of(earlier), clock_of(later), where)
+
+
+def check_clock(earlier: ClockInfo, later: ClockInfo, where: str) -> None:
+    """Within one power cycle the clock never goes back, unless the machine's state did.
+
+    Raises:
+        Rejection: reason counters: it did.
+    """
+    if later.clock < earlier.clock:
         raise Rejection(
             Reason.COUNTERS,
-            f"the TPM's clock went back from {earlier.clock_info.clock} to"
-            f" {later.clock_info.clock} ms without a reset",
+            f"the TPM's clock went back from {earlier.clock} to {later.clock} ms without a reset",
             where=where,
             flags=frozenset({Flag.ROLLBACK}),
         )
@@ -172,7 +194,7 @@ def _check_no_return(groups: Sequence[Sequence[Observation]]) -> None:
     """Counters of a past power cycle never come back."""
     past: set[tuple[int, int]] = set()
     for group in groups:
-        pairs = {observation.quotes[0].clock_info.pair for observation in group}
+        pairs = {clock_of(observation.quotes[0]).pair for observation in group}
         if pairs & past:
             raise Rejection(
                 Reason.COUNTERS,

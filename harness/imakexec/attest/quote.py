@@ -2,9 +2,7 @@
 """Whether a TPM vouches for PCR values, and with which state of its counters.
 
 A quote is believed only if a restricted key signed it: such a key signs nothing that begins with
-TPM_GENERATED_VALUE unless the TPM made it (TPM 2.0 part 1, "Restricted Attribute"). And
-pcrDigest alone does not bind the PCR indices, so the signed selection must be exactly the
-expected one (CVE-2024-29039 of tpm2-tools is what happens otherwise).
+TPM_GENERATED_VALUE unless the TPM made it (TPM 2.0 part 1, "Restricted Attribute").
 """
 
 from __future__ import annotations
@@ -13,33 +11,38 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
+from imakexec.attest.log import DIGEST_SIZES
 from imakexec.attest.reasons import Reason, Rejection
+from imakexec.attest.selection import Selection, shown_indices
 from imakexec.attest.structures import (
-    ECC_NIST_P256,
     HASH_NAMES,
     Alg,
     Attest,
     ClockInfo,
-    EccPublic,
-    EcdsaSignature,
+    EccPoint,
     ObjectAttributes,
+    PublicArea,
+    RsaModulus,
+    Scheme,
+    Signature,
     StructureError,
     WrongKindError,
 )
 from imakexec.evidence import AK_PEM, AK_PUBLIC, QuoteRecord
 
-QUOTED_PCRS = range(11)
-"""PCR 0-9 are what boot_aggregate is made of, PCR 10 is IMA's."""
-
 MIN_NONCE_SIZE = 16
+_MIN_MODULUS_BITS = 2048
 
-_BITMAP = bytes([0xFF, 0x07, 0x00])
 _TPM_RH_ENDORSEMENT = 0x4000000B
 _REQUIRED = (
     ObjectAttributes.FIXED_TPM
@@ -54,54 +57,104 @@ _SIGNATURE_HASHES: Mapping[int, hashes.HashAlgorithm] = {
     Alg.SHA384: hashes.SHA384(),
     Alg.SHA512: hashes.SHA512(),
 }
+# TPM_ECC_CURVE, TPM 2.0 part 2, 6.4.
+_CURVES: Mapping[int, ec.EllipticCurve] = {0x0003: ec.SECP256R1(), 0x0004: ec.SECP384R1()}
+
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclass(frozen=True)
 class AttestationKey:
-    """A key that can sign nothing but what its TPM made, as its own public area says.
+    """A key whose quotes are to be believed.
 
     Args:
         key: the public key.
-        hash_alg: TPM_ALG_ID of the hash that its scheme is bound to.
-        qualified_name: what the TPM puts into qualifiedSigner of each quote of this key.
+        scheme: that its public area binds it to; None if only the public key is known.
+        qualified_name: what the TPM puts into qualifiedSigner of each quote of this key if it is a
+            primary in the endorsement hierarchy; None if only the public key is known.
     """
 
-    key: ec.EllipticCurvePublicKey
-    hash_alg: int
-    qualified_name: bytes
+    key: PublicKey
+    scheme: Scheme | None
+    qualified_name: bytes | None
 
     @classmethod
     def load(cls, public: bytes, pem: str) -> AttestationKey:
-        """Check an attestation key.
+        """Check the attestation key of an evidence folder.
 
         Args:
             public: TPM2B_PUBLIC bytes.
             pem: what must be the same key as SubjectPublicKeyInfo.
 
         Raises:
-            Rejection: reason ak: not a restricted ECDSA P-256 signing key of one TPM.
+            Rejection: reason ak: not a restricted signing key of one TPM, or not the same key.
+        """
+        loaded = cls.from_public(public, AK_PUBLIC)
+        if cls.from_pem(pem, AK_PEM).fingerprint != loaded.fingerprint:
+            raise Rejection(Reason.AK, f"another key than in {AK_PUBLIC}", where=AK_PEM)
+        return loaded
+
+    @classmethod
+    def from_public(cls, public: bytes, where: str) -> AttestationKey:
+        """A key that can sign nothing but what its TPM made, as its own public area says.
+
+        Args:
+            public: TPM2B_PUBLIC bytes.
+            where: the file that they are from.
+
+        Raises:
+            Rejection: reason ak: not a restricted signing key of one TPM, of ECDSA with P-256 or
+                P-384, RSASSA or RSAPSS, and SHA-2.
         """
         try:
-            area = EccPublic.parse(public)
-            return cls(_same_key(area, pem), _scheme_hash(area), _qualified_name(area))
-        except StructureError as error:
-            raise Rejection(
-                Reason.AK, f"not an attestation key: {error}", where=AK_PUBLIC
-            ) from None
+            area = PublicArea.parse(public)
+            _check_attributes(area.attributes)
+            _check_hash(area.scheme.hash_alg, "scheme")
+            return cls(_checked(_public_key(area.key)), area.scheme, _qualified_name(area))
+        except (StructureError, UnsupportedAlgorithm) as error:
+            raise Rejection(Reason.AK, f"not an attestation key: {error}", where=where) from None
+
+    @classmethod
+    def from_pem(cls, pem: str, where: str) -> AttestationKey:
+        """A public key of which nobody says what else it can sign.
+
+        Args:
+            pem: SubjectPublicKeyInfo.
+            where: the file that it is from.
+
+        Raises:
+            Rejection: reason ak: not a key of ECDSA with P-256 or P-384, or of RSA.
+        """
+        try:
+            return cls(_checked(load_pem_public_key(pem.encode())), None, None)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise Rejection(Reason.AK, f"not a public key: {error}", where=where) from None
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the key's SubjectPublicKeyInfo in DER."""
+        der = self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(der).digest()
+
+    @property
+    def is_known_restricted(self) -> bool:
+        """Whether its public area, which says so, is known."""
+        return self.scheme is not None
 
 
 @dataclass(frozen=True)
 class Quote:
-    """A quote that holds.
+    """PCR values, and who says so.
 
     Args:
-        clock_info: the TPM's clock and counters at the quote.
-        pcrs: bank to the values of PCR 0-10 in order, as the signature covers them.
+        clock_info: the TPM's clock and counters at the quote; None for bare values, which nobody
+            has signed.
+        pcrs: bank to PCR index to value, as the signature covers them.
         nonce: the nonce that was signed.
     """
 
-    clock_info: ClockInfo
-    pcrs: Mapping[str, Sequence[bytes]]
+    clock_info: ClockInfo | None
+    pcrs: Mapping[str, Mapping[int, bytes]]
     nonce: bytes
 
     def pcr(self, index: int) -> dict[str, bytes]:
@@ -109,13 +162,17 @@ class Quote:
         return {bank: values[index] for bank, values in self.pcrs.items()}
 
 
-def verify_quote(record: QuoteRecord, ak: AttestationKey, banks: Sequence[str]) -> Quote:
-    """Check one quote against its key, its nonce and the banks that must be in it.
+def verify_quote(
+    record: QuoteRecord, ak: AttestationKey, selection: Selection, *, primary: bool = True
+) -> Quote:
+    """Check one quote against its key, its nonce and the PCRs that must be in it.
 
     Args:
         record: the quote as it was taken.
         ak: the key that must have signed it.
-        banks: the banks that the TPM has allocated; each must be quoted, and no other.
+        selection: what must be quoted, and nothing else.
+        primary: whether the key must be a primary in the endorsement hierarchy. The TPM shows
+            resetCount and restartCount with an offset to a key in any other hierarchy.
 
     Raises:
         Rejection: with a reason of INVALID_EVIDENCE.
@@ -126,16 +183,18 @@ def verify_quote(record: QuoteRecord, ak: AttestationKey, banks: Sequence[str]) 
         raise Rejection(Reason.MAGIC_TYPE, f"not a quote: {error}") from None
     except StructureError as error:
         raise Rejection(Reason.ATTEST, f"not a TPMS_ATTEST: {error}") from None
-    _check_signature(record, ak)
-    if attest.qualified_signer != ak.qualified_name:
+    scheme = _check_signature(record, ak)
+    if primary and attest.qualified_signer != ak.qualified_name:
+        expected = "unknown" if ak.qualified_name is None else ak.qualified_name.hex()
         raise Rejection(
             Reason.AK,
             f"signed by {attest.qualified_signer.hex()}, but as a primary key in the endorsement"
-            f" hierarchy the key would be {ak.qualified_name.hex()}",
+            f" hierarchy the key would be {expected}",
         )
     _check_nonce(record.nonce, attest.extra_data)
-    _check_selection(attest, banks)
-    return Quote(attest.clock_info, _quoted_pcrs(record, attest, ak), record.nonce)
+    selection.check(attest.selections)
+    values = _quoted_pcrs(record, attest, selection, HASH_NAMES[scheme.hash_alg])
+    return Quote(attest.clock_info, values, record.nonce)
 
 
 def check_fresh_nonces(quotes: Sequence[Quote]) -> None:
@@ -151,64 +210,94 @@ def check_fresh_nonces(quotes: Sequence[Quote]) -> None:
         seen.add(quote.nonce)
 
 
-def _same_key(area: EccPublic, pem: str) -> ec.EllipticCurvePublicKey:
-    """The key of a public area, if the PEM says the same."""
-    missing = _REQUIRED & ~area.attributes
-    if missing or area.attributes & ObjectAttributes.DECRYPT:
+def _check_attributes(attributes: ObjectAttributes) -> None:
+    if _REQUIRED & ~attributes or attributes & ObjectAttributes.DECRYPT:
         raise StructureError(
-            f"attributes {area.attributes:#x}: {_REQUIRED:#x} must be set,"
+            f"attributes {attributes:#x}: {_REQUIRED:#x} must be set,"
             f" {ObjectAttributes.DECRYPT:#x} must not"
         )
-    if area.curve != ECC_NIST_P256:
-        raise StructureError(f"curve {area.curve:#06x}, {ECC_NIST_P256:#06x} (P-256) expected")
-    numbers = ec.EllipticCurvePublicNumbers(area.x, area.y, ec.SECP256R1())
+
+
+def _check_hash(alg: int, what: str) -> None:
+    if alg not in _SIGNATURE_HASHES:
+        raise StructureError(f"{what} hash {alg:#06x} is not one of SHA-2")
+
+
+def _public_key(numbers: EccPoint | RsaModulus) -> PublicKey:
     try:
-        key = numbers.public_key()
-        other = load_pem_public_key(pem.encode("ascii"))
+        if isinstance(numbers, RsaModulus):
+            return rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
+        if numbers.curve not in _CURVES:
+            raise StructureError(f"curve {numbers.curve:#06x} is neither P-256 nor P-384")
+        curve = _CURVES[numbers.curve]
+        return ec.EllipticCurvePublicNumbers(numbers.x, numbers.y, curve).public_key()
     except ValueError as error:
-        raise Rejection(Reason.AK, f"not a public key: {error}", where=AK_PEM) from None
-    if not isinstance(other, ec.EllipticCurvePublicKey) or other.public_numbers() != numbers:
-        raise Rejection(Reason.AK, f"another key than in {AK_PUBLIC}", where=AK_PEM)
+        raise StructureError(str(error)) from None
+
+
+def _checked(key: object) -> PublicKey:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, tuple(map(type, _CURVES.values()))):
+            raise StructureError(f"curve {key.curve.name} is neither P-256 nor P-384")
+        return key
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise StructureError("neither a key of ECDSA nor of RSA")
+    if key.key_size < _MIN_MODULUS_BITS:
+        raise StructureError(f"an RSA key of {key.key_size} bits, {_MIN_MODULUS_BITS} expected")
     return key
 
 
-def _scheme_hash(area: EccPublic) -> int:
-    if area.hash_alg not in _SIGNATURE_HASHES:
-        raise StructureError(f"scheme hash {area.hash_alg:#06x} is not one of SHA-2")
-    return area.hash_alg
-
-
-def _qualified_name(area: EccPublic) -> bytes:
+def _qualified_name(area: PublicArea) -> bytes:
     """The qualified name of a primary key in the endorsement hierarchy.
 
     TPM 2.0 part 1, sections 16 and 26: Name = nameAlg || H(TPMT_PUBLIC) and
-    QN = nameAlg || H(QN of the parent || Name), where a hierarchy's QN is its handle. It matters:
-    to a key in any other hierarchy the TPM shows its counters obfuscated.
+    QN = nameAlg || H(QN of the parent || Name), where a hierarchy's QN is its handle.
     """
-    if area.name_alg not in _SIGNATURE_HASHES:
-        raise StructureError(f"name algorithm {area.name_alg:#06x} is not one of SHA-2")
-    prefix = area.name_alg.to_bytes(2, "big")
-    name = prefix + _hash(area.name_alg, area.area)
-    return prefix + _hash(area.name_alg, _TPM_RH_ENDORSEMENT.to_bytes(4, "big") + name)
+    _check_hash(area.name_alg, "name")
+    prefix, hash_name = area.name_alg.to_bytes(2, "big"), HASH_NAMES[area.name_alg]
+    name = prefix + hashlib.new(hash_name, area.area).digest()
+    parent = _TPM_RH_ENDORSEMENT.to_bytes(4, "big")
+    return prefix + hashlib.new(hash_name, parent + name).digest()
 
 
-def _check_signature(record: QuoteRecord, ak: AttestationKey) -> None:
+def _check_signature(record: QuoteRecord, ak: AttestationKey) -> Scheme:
+    """The scheme of a signature that holds."""
     try:
-        signature = EcdsaSignature.parse(record.signature)
+        signature = Signature.parse(record.signature)
+        _check_hash(signature.scheme.hash_alg, "signature")
     except StructureError as error:
         raise Rejection(Reason.SIGNATURE, f"not a TPMT_SIGNATURE: {error}") from None
-    if signature.hash_alg != ak.hash_alg:
+    if ak.scheme not in (None, signature.scheme):
         raise Rejection(
-            Reason.SIGNATURE,
-            f"hash {signature.hash_alg:#06x}, the key is bound to {ak.hash_alg:#06x}",
+            Reason.SIGNATURE, f"made by {signature.scheme}, the key is bound to {ak.scheme}"
         )
-    der = encode_dss_signature(signature.r, signature.s)
+    if not _is_signed(signature, ak.key, record.attest):
+        raise Rejection(Reason.SIGNATURE, "the signature is not one of this key over this quote")
+    return signature.scheme
+
+
+def _is_signed(signature: Signature, key: PublicKey, data: bytes) -> bool:
+    hash_alg = _SIGNATURE_HASHES[signature.scheme.hash_alg]
+    is_ecdsa = signature.scheme.alg == Alg.ECDSA
     try:
-        ak.key.verify(der, record.attest, ec.ECDSA(_SIGNATURE_HASHES[ak.hash_alg]))
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if not is_ecdsa:
+                return False
+            der = encode_dss_signature(*(int.from_bytes(part, "big") for part in signature.parts))
+            key.verify(der, data, ec.ECDSA(hash_alg))
+            return True
+        if is_ecdsa:
+            return False
+        # The specification allows any salt that fits (part 1, B.7), and says it nowhere.
+        scheme = (
+            padding.PKCS1v15()
+            if signature.scheme.alg == Alg.RSASSA
+            else padding.PSS(padding.MGF1(hash_alg), padding.PSS.AUTO)
+        )
+        key.verify(signature.parts[0], data, scheme, hash_alg)
     except InvalidSignature:
-        raise Rejection(
-            Reason.SIGNATURE, "the signature is not one of this key over this quote"
-        ) from None
+        return False
+    return True
 
 
 def _check_nonce(asked: bytes, signed: bytes) -> None:
@@ -221,55 +310,36 @@ def _check_nonce(asked: bytes, signed: bytes) -> None:
         raise Rejection(Reason.NONCE, f"{signed.hex()} was signed, {asked.hex()} was asked for")
 
 
-def _check_selection(attest: Attest, banks: Sequence[str]) -> None:
-    """Exactly PCR 0-10 of exactly the allocated banks, each once.
-
-    A TPM silently masks a bank that it has not allocated: it leaves it out or clears its bitmap.
-    """
-    seen = [selection.bank for selection in attest.selections]
-    for selection in attest.selections:
-        if selection.bank not in banks:
-            raise Rejection(Reason.SELECTION, f"bank {selection.bank} was quoted unasked")
-        if not any(selection.bitmap):
-            raise Rejection(Reason.MISSING_BANK, f"no PCR of bank {selection.bank} was quoted")
-        if selection.bitmap != _BITMAP or seen.count(selection.bank) != 1:
-            raise Rejection(
-                Reason.SELECTION,
-                f"PCR bitmap {selection.bitmap.hex()} of bank {selection.bank} was signed,"
-                f" {_BITMAP.hex()} (PCR 0-10) once expected",
-            )
-    missing = [bank for bank in banks if bank not in seen]
-    if missing:
-        raise Rejection(Reason.MISSING_BANK, f"bank {missing[0]} is allocated but was not quoted")
-
-
 def _quoted_pcrs(
-    record: QuoteRecord, attest: Attest, ak: AttestationKey
-) -> dict[str, tuple[bytes, ...]]:
-    """The supplied values, if they are exactly what the selection covers and make pcrDigest."""
-    banks = [selection.bank for selection in attest.selections]
+    record: QuoteRecord, attest: Attest, selection: Selection, hash_name: str
+) -> dict[str, dict[int, bytes]]:
+    """The supplied values, if they are exactly what the selection covers and make pcrDigest.
+
+    Args:
+        hash_name: of the signature's scheme, which makes pcrDigest.
+    """
+    banks = [item.bank for item in attest.selections]
     if sorted(record.pcrs) != sorted(banks):
         raise Rejection(
             Reason.PCR_DIGEST, f"values of {sorted(record.pcrs)} given, {sorted(banks)} were quoted"
         )
-    for bank, given in record.pcrs.items():
-        if sorted(given) != list(QUOTED_PCRS):
-            raise Rejection(
-                Reason.PCR_DIGEST, f"bank {bank}: values of PCR {sorted(given)} given, 0-10 quoted"
-            )
-    values = {bank: tuple(record.pcrs[bank][index] for index in QUOTED_PCRS) for bank in banks}
+    values: dict[str, dict[int, bytes]] = {}
     for bank in banks:
-        size = hashlib.new(bank).digest_size
-        if any(len(value) != size for value in values[bank]):
+        given, quoted = record.pcrs[bank], selection.pcrs[bank]
+        if tuple(sorted(given)) != quoted:
+            raise Rejection(
+                Reason.PCR_DIGEST,
+                f"bank {bank}: values of PCR {sorted(given)} given, {shown_indices(quoted)} quoted",
+            )
+        size = DIGEST_SIZES[bank]
+        if any(len(value) != size for value in given.values()):
             raise Rejection(Reason.PCR_DIGEST, f"bank {bank}: a value is not {size} bytes long")
-    digest = _hash(ak.hash_alg, b"".join(b"".join(values[bank]) for bank in banks))
+        values[bank] = {index: given[index] for index in quoted}
+    joined = b"".join(value for bank in banks for value in values[bank].values())
+    digest = hashlib.new(hash_name, joined).digest()
     if digest != attest.pcr_digest:
         raise Rejection(
             Reason.PCR_DIGEST,
             f"the PCR values given hash to {digest.hex()}, {attest.pcr_digest.hex()} was signed",
         )
     return values
-
-
-def _hash(alg: int, data: bytes) -> bytes:
-    return hashlib.new(HASH_NAMES[alg], data).digest()

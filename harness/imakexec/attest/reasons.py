@@ -36,6 +36,7 @@ class Reason(StrEnum):
 
     # IN_SYNC
     MATCH = "match"
+    REANCHORED = "reanchored"
     # TRUNCATED
     SEGMENT_FULL = "segment_full"
     RECORDS_MISSING = "records_missing"
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     HISTORY_REWRITTEN = "history_rewritten"
     STALE_LIST = "stale_list"
     BOOT_AGGREGATE = "boot_aggregate"
+    LISTS_DIFFER = "lists_differ"
     # INVALID_EVIDENCE
     INCOMPLETE = "incomplete"
     DAMAGED_FILE = "damaged_file"
@@ -64,6 +66,7 @@ class Reason(StrEnum):
     COUNTERS = "counters"
     # MALFORMED
     MANIFEST = "manifest"
+    NOT_A_LIST = "not_a_list"
     EMPTY_LIST = "empty_list"
     SHORT_RECORD = "short_record"
     TRAILING_BYTES = "trailing_bytes"
@@ -79,7 +82,7 @@ class Reason(StrEnum):
 
 
 _REASONS_OF: Mapping[Verdict, tuple[Reason, ...]] = {
-    Verdict.IN_SYNC: (Reason.MATCH,),
+    Verdict.IN_SYNC: (Reason.MATCH, Reason.REANCHORED),
     Verdict.TRUNCATED: (Reason.SEGMENT_FULL, Reason.RECORDS_MISSING),
     Verdict.OUT_OF_SYNC: (
         Reason.FOREIGN_EXTEND,
@@ -93,6 +96,7 @@ _REASONS_OF: Mapping[Verdict, tuple[Reason, ...]] = {
         Reason.HISTORY_REWRITTEN,
         Reason.STALE_LIST,
         Reason.BOOT_AGGREGATE,
+        Reason.LISTS_DIFFER,
     ),
     Verdict.INVALID_EVIDENCE: (
         Reason.INCOMPLETE,
@@ -109,6 +113,7 @@ _REASONS_OF: Mapping[Verdict, tuple[Reason, ...]] = {
     ),
     Verdict.MALFORMED: (
         Reason.MANIFEST,
+        Reason.NOT_A_LIST,
         Reason.EMPTY_LIST,
         Reason.SHORT_RECORD,
         Reason.TRAILING_BYTES,
@@ -147,6 +152,12 @@ class Flag(StrEnum):
     """boot_aggregate is all zero: the list is not tied to the firmware's measurements."""
     BOOT_AGGREGATE_UNCHECKED = "boot_aggregate_unchecked"
     """A boot_aggregate could not be recomputed from the quoted PCRs."""
+    UNAUTHENTICATED = "unauthenticated"
+    """The PCR values are bare: nobody has signed them, so nothing was authenticated."""
+    AK_UNCHECKED = "ak_unchecked"
+    """Only the public key is known: nothing shows that it signs only what its TPM has made."""
+    DEGRADED = "degraded"
+    """Replay began at a value that was taken over after a loss: what was lost stays unknown."""
 
 
 class Rejection(Exception):

@@ -71,8 +71,26 @@ class Replay:
         return counts.pop() if len(counts) == 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a replay begins.
+
+    Args:
+        records: after so many.
+        values: bank to what PCR 10 holds there.
+    """
+
+    records: int
+    values: Mapping[str, bytes]
+
+
 def replay(
-    log: MeasurementLog, banks: Sequence[str], wanted: Mapping[str, Collection[bytes]]
+    log: MeasurementLog,
+    banks: Sequence[str],
+    wanted: Mapping[str, Collection[bytes]],
+    *,
+    start: Start | None = None,
+    padded: Collection[str] = frozenset(),
 ) -> Replay:
     """Replay a list in all banks in one pass.
 
@@ -80,25 +98,40 @@ def replay(
         log: the list.
         banks: the banks to compute, of `HASHES`.
         wanted: for each bank the quoted values to look out for.
+        start: where PCR 10 begins; None at zero before the first record. Nothing before it counts
+            as reached.
+        padded: banks that the kernel extends with SHA-1 digests padded with zero bytes: all before
+            5.8, later those whose algorithm it does not know.
     """
     makers = [HASHES[bank] for bank in banks]
+    sizes = [DIGEST_SIZES[bank] for bank in banks]
+    short = [bank in padded for bank in banks]
     reached: list[dict[bytes, int]] = [{} for _ in banks]
     watched = [frozenset(wanted[bank]) for bank in banks]
-    violation = [b"\xff" * DIGEST_SIZES[bank] for bank in banks]
+    violation = [
+        (b"\xff" * (DIGEST_SIZES["sha1"] if is_short else size)).ljust(size, b"\0")
+        for size, is_short in zip(sizes, short, strict=True)
+    ]
     pcrs: dict[int, list[bytes]] = {}
     violations: list[int] = []
     contradiction: int | None = None
     uncovered: int | None = None
     column = log.layout.bank
     column_hash, zero = HASHES[column], bytes(DIGEST_SIZES[column])
-    column_at = banks.index(column) if column in banks else None
     for index, (pcr, digest, hashed) in enumerate(log.extends()):
+        if start and index == start.records:
+            _begin(start, pcrs, reached, banks)
         if digest == zero:
             violations.append(index)
             extensions = violation
         else:
-            extensions = [make(hashed).digest() for make in makers]
-            logged = column_hash(hashed).digest() if column_at is None else extensions[column_at]
+            logged = column_hash(hashed).digest()
+            extensions = [
+                HASHES["sha1"](hashed).digest().ljust(size, b"\0")
+                if is_short
+                else make(hashed).digest()
+                for make, size, is_short in zip(makers, sizes, short, strict=True)
+            ]
             if logged != digest and contradiction is None:
                 contradiction = index
         if pcr != IMA_PCR and uncovered is None:
@@ -110,6 +143,8 @@ def replay(
             values[at] = make(values[at] + extensions[at]).digest()
             if values[at] in watched[at] and pcr == IMA_PCR:
                 reached[at].setdefault(values[at], index + 1)
+    if start and len(log) == start.records:
+        _begin(start, pcrs, reached, banks)
     final = pcrs.get(IMA_PCR) or [_at_reset(IMA_PCR, bank) for bank in banks]
     return Replay(
         final=dict(zip(banks, final, strict=True)),
@@ -119,6 +154,19 @@ def replay(
         uncovered=uncovered,
         pcrs={pcr: dict(zip(banks, values, strict=True)) for pcr, values in sorted(pcrs.items())},
     )
+
+
+def _begin(
+    start: Start,
+    pcrs: dict[int, list[bytes]],
+    reached: list[dict[bytes, int]],
+    banks: Sequence[str],
+) -> None:
+    """Forget what the records before it gave."""
+    pcrs[IMA_PCR] = [start.values[bank] for bank in banks]
+    for bank, found in zip(banks, reached, strict=True):
+        found.clear()
+        found[start.values[bank]] = start.records
 
 
 def _at_reset(pcr: int, bank: str) -> bytes:

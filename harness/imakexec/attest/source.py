@@ -25,7 +25,7 @@ from imakexec.attest.handover import (
     is_handover_buffer,
 )
 from imakexec.attest.log import Layout, MeasurementLog, detect_layout
-from imakexec.attest.reasons import EXIT_CODES, Rejection, Verdict
+from imakexec.attest.reasons import EXIT_CODES, Reason, Rejection, Verdict
 from imakexec.errors import ImaKexecError, UserError
 
 _HEAD = 512
@@ -33,9 +33,20 @@ _AGAIN = "read the list again; it is /sys/kernel/security/ima/binary_runtime_mea
 
 
 class MalformedLog(ImaKexecError):
-    """A file cannot be read as a list."""
+    """A file cannot be read as a list.
+
+    Args:
+        reason: of MALFORMED.
+        what: one sentence.
+        where: the file, and the place in it.
+        remedy: what the reader can do.
+    """
 
     exit_code: ClassVar[int] = EXIT_CODES[Verdict.MALFORMED]
+
+    def __init__(self, reason: Reason, what: str, *, where: str, remedy: str) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.reason = reason
 
 
 class SourceKind(StrEnum):
@@ -141,6 +152,7 @@ def read_source(path: Path) -> Source:
             return Source(path, SourceKind.LIST, _parse(path, _whole(file, head)))
         if ascii_bank(head) is not None:
             raise MalformedLog(
+                Reason.NOT_A_LIST,
                 "this is an ASCII list: it does not hold all that was hashed",
                 where=str(path),
                 remedy="name the binary list, and this one with --against",
@@ -196,6 +208,7 @@ def _from_dump(path: Path, dump: bytes | mmap) -> Source:
             fault = fault or _malformed(path, rejection, place)
     if not found:
         raise fault or MalformedLog(
+            Reason.NOT_A_LIST,
             "neither a list nor a hand-over buffer is in it",
             where=f"{path}, offset 0",
             remedy=_AGAIN,
@@ -239,4 +252,4 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 def _malformed(path: Path, rejection: Rejection, place: str = "") -> MalformedLog:
     where = f"{path}, {place}{rejection.where}".rstrip(", ")
-    return MalformedLog(rejection.what, where=where, remedy=_AGAIN)
+    return MalformedLog(rejection.reason, rejection.what, where=where, remedy=_AGAIN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The three TPM structures of a quote, read strictly. All integers are big-endian.
+"""The TPM structures of a quote, read strictly. All integers are big-endian.
 
 Source: TPM 2.0 Library, part 2 "Structures", revision 1.59; sections are named at each class.
 "2B" below is `u16 size | bytes`. Whatever is left over or cut off is an error.
@@ -7,7 +7,7 @@ Source: TPM 2.0 Library, part 2 "Structures", revision 1.59; sections are named 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
@@ -17,19 +17,28 @@ _MAX_PCR_BANKS = 16
 
 
 class Alg(IntEnum):
-    """TPM_ALG_ID, 6.3: the algorithms that a quote of this project may name."""
+    """TPM_ALG_ID, 6.3: the algorithms that a quote and the key under it may name."""
 
+    RSA = 0x0001
     SHA1 = 0x0004
     SHA256 = 0x000B
     SHA384 = 0x000C
     SHA512 = 0x000D
     NULL = 0x0010
+    RSASSA = 0x0014
+    RSAPSS = 0x0016
     ECDSA = 0x0018
     ECC = 0x0023
 
 
-ECC_NIST_P256 = 0x0003
-"""TPM_ECC_CURVE, 6.4."""
+# How many numbers a signature of each scheme holds: r and s, or one as long as the modulus.
+_SIGNATURE_PARTS: Mapping[int, int] = {Alg.ECDSA: 2, Alg.RSASSA: 1, Alg.RSAPSS: 1}
+_KEY_SCHEMES: Mapping[int, tuple[Alg, ...]] = {
+    Alg.ECC: (Alg.ECDSA,),
+    Alg.RSA: (Alg.RSASSA, Alg.RSAPSS),
+}
+# An exponent of 0 stands for this one, 12.2.3.5.
+_DEFAULT_EXPONENT = 65537
 
 HASH_NAMES: Mapping[int, str] = {
     Alg.SHA1: "sha1",
@@ -132,71 +141,123 @@ class Attest:
 
 
 @dataclass(frozen=True, slots=True)
-class EcdsaSignature:
-    """TPMT_SIGNATURE, 11.3.4, of ECDSA: u16 sigAlg | u16 hash | 2B r | 2B s."""
+class Scheme:
+    """TPMT_SIG_SCHEME, 11.2.1.5: how a key signs, as TPM_ALG_ID each."""
 
+    alg: int
     hash_alg: int
-    r: int
-    s: int
 
-    @classmethod
-    def parse(cls, data: bytes) -> EcdsaSignature:
-        """Read a signature.
-
-        Raises:
-            StructureError: it is not ECDSA, cut off, or has bytes left over.
-        """
-        reader = _Reader(data)
-        scheme = reader.u16()
-        if scheme != Alg.ECDSA:
-            raise StructureError(f"signature scheme {scheme:#06x}, {Alg.ECDSA:#06x} expected")
-        hash_alg = reader.u16()
-        r, s = (int.from_bytes(reader.sized(), "big") for _ in range(2))
-        reader.finish()
-        return cls(hash_alg, r, s)
+    def __str__(self) -> str:
+        names = {item.value: item.name for item in Alg}
+        return " with ".join(
+            names.get(value, f"{value:#06x}") for value in (self.alg, self.hash_alg)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class EccPublic:
-    """TPM2B_PUBLIC, 12.2.5, of an ECC key whose scheme is ECDSA.
+class Signature:
+    """TPMT_SIGNATURE, 11.3.4.
 
-    u16 size | u16 type | u16 nameAlg | u32 objectAttributes | 2B authPolicy
-    | u16 symmetric = NULL | u16 scheme, u16 hash | u16 curveID | u16 kdf = NULL | 2B x | 2B y
+    u16 sigAlg | u16 hash | 2B r | 2B s      of ECDSA
+    u16 sigAlg | u16 hash | 2B sig           of RSASSA and RSAPSS
 
     Args:
+        scheme: with which it was made.
+        parts: r and s, or the one number of RSA, big-endian.
+    """
+
+    scheme: Scheme
+    parts: tuple[bytes, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Signature:
+        """Read a signature.
+
+        Raises:
+            StructureError: it is of none of these schemes, cut off, or has bytes left over.
+        """
+        reader = _Reader(data)
+        alg = reader.one_of(tuple(_SIGNATURE_PARTS), "signature scheme")
+        scheme = Scheme(alg, reader.u16())
+        parts = tuple(reader.sized() for _ in range(_SIGNATURE_PARTS[alg]))
+        reader.finish()
+        return cls(scheme, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class EccPoint:
+    """TPMS_ECC_PARMS and TPMS_ECC_POINT, 12.2.3.6 and 11.2.5.2: TPM_ECC_CURVE, x and y."""
+
+    curve: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, slots=True)
+class RsaModulus:
+    """TPMS_RSA_PARMS and TPM2B_PUBLIC_KEY_RSA, 12.2.3.5 and 11.2.4.5."""
+
+    exponent: int
+    modulus: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublicArea:
+    """TPM2B_PUBLIC, 12.2.5, of a key that signs.
+
+    u16 size | u16 type | u16 nameAlg | u32 objectAttributes | 2B authPolicy
+    | u16 symmetric = NULL | u16 scheme, u16 hash
+    | u16 curveID | u16 kdf = NULL | 2B x | 2B y        of an ECC key
+    | u16 keyBits | u32 exponent | 2B modulus           of an RSA key
+
+    Args:
+        scheme: that it is bound to.
+        key: its numbers.
         area: the TPMT_PUBLIC without its size: what the key's Name is the hash of.
     """
 
     name_alg: int
     attributes: ObjectAttributes
-    hash_alg: int
-    curve: int
-    x: int
-    y: int
+    scheme: Scheme
+    key: EccPoint | RsaModulus
     area: bytes
 
     @classmethod
-    def parse(cls, data: bytes) -> EccPublic:
+    def parse(cls, data: bytes) -> PublicArea:
         """Read a public area.
 
         Raises:
-            StructureError: it is not an ECDSA key, cut off, or has bytes left over.
+            StructureError: it is no signing key of a scheme named here, cut off, or has bytes
+                left over.
         """
         outer = _Reader(data)
         area = outer.sized()
         outer.finish()
         reader = _Reader(area)
-        reader.expect(Alg.ECC, "type")
+        kind = reader.one_of(tuple(_KEY_SCHEMES), "type")
         name_alg = reader.u16()
         attributes = ObjectAttributes(reader.u32())
         reader.sized()
-        reader.expect(Alg.NULL, "symmetric")
-        reader.expect(Alg.ECDSA, "scheme")
-        hash_alg, curve = reader.u16(), reader.u16()
-        reader.expect(Alg.NULL, "kdf")
-        x, y = (int.from_bytes(reader.sized(), "big") for _ in range(2))
+        reader.one_of((Alg.NULL,), "symmetric")
+        scheme = Scheme(reader.one_of(_KEY_SCHEMES[kind], "scheme"), reader.u16())
+        key = _ecc_point(reader) if kind == Alg.ECC else _rsa_modulus(reader)
         reader.finish()
-        return cls(name_alg, attributes, hash_alg, curve, x, y, area)
+        return cls(name_alg, attributes, scheme, key, area)
+
+
+def _ecc_point(reader: _Reader) -> EccPoint:
+    curve = reader.u16()
+    reader.one_of((Alg.NULL,), "kdf")
+    x, y = (int.from_bytes(reader.sized(), "big") for _ in range(2))
+    return EccPoint(curve, x, y)
+
+
+def _rsa_modulus(reader: _Reader) -> RsaModulus:
+    bits, exponent = reader.u16(), reader.u32()
+    modulus = int.from_bytes(reader.sized(), "big")
+    if modulus.bit_length() != bits:
+        raise StructureError(f"a modulus of {modulus.bit_length()} bits, {bits} announced")
+    return RsaModulus(exponent or _DEFAULT_EXPONENT, modulus)
 
 
 class _Reader:
@@ -225,10 +286,12 @@ class _Reader:
     def sized(self) -> bytes:
         return self.take(self.u16())
 
-    def expect(self, alg: Alg, what: str) -> None:
+    def one_of(self, expected: Sequence[int], what: str) -> int:
         seen = self.u16()
-        if seen != alg:
-            raise StructureError(f"{what} is {seen:#06x}, {alg:#06x} ({alg.name}) expected")
+        if seen not in expected:
+            names = " or ".join(f"{alg:#06x} ({Alg(alg).name})" for alg in expected)
+            raise StructureError(f"{what} is {seen:#06x}, {names} expected")
+        return seen
 
     def finish(self) -> None:
         left = len(self._data) - self._at

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 
 from imakexec.attest.boot_aggregate import BootAggregateState
 from imakexec.attest.power import ListObservation, Observation, PowerCycle
 from imakexec.attest.quote import Quote
-from imakexec.attest.reasons import Flag, Reason
+from imakexec.attest.reasons import Flag, Reason, Verdict
 from imakexec.attest.replay import IMA_PCR
 from imakexec.attest.timeline import (
     Handover,
@@ -32,10 +31,11 @@ class Finding:
     """What one power cycle comes to.
 
     Args:
-        reason: the reason code; Reason.MATCH if all is well.
+        reason: the reason code, of IN_SYNC if all is well.
         observation: the snapshot whose list decided.
         timeline: of that list.
         what: one sentence.
+        proven: how many leading records of the list any quote up to then vouches for.
         first_divergence: the first record that is in doubt, or None.
         flags: what else to know.
     """
@@ -44,8 +44,14 @@ class Finding:
     observation: ListObservation
     timeline: Timeline
     what: str
+    proven: int
     first_divergence: int | None
     flags: frozenset[Flag]
+
+    @property
+    def is_match(self) -> bool:
+        """Whether the list replays, from its first record or from an anchor."""
+        return self.reason.verdict is Verdict.IN_SYNC
 
 
 class Coverage(StrEnum):
@@ -68,6 +74,13 @@ def matched_records(
 ) -> tuple[int | None, ...]:
     """For each quote: after how many records of the list all banks hold the quoted values."""
     return tuple(observation.replay.matched(quote.pcr(IMA_PCR)) for quote in quotes)
+
+
+def proven_records(observation: ListObservation, quotes: Sequence[Quote]) -> int:
+    """How many leading records of a list any of these quotes, or its anchor, vouches for."""
+    counts = matched_records(observation, quotes)
+    taken_over = 0 if observation.anchor is None else observation.anchor.records
+    return max((count for count in counts if count is not None), default=taken_over)
 
 
 def judge_cycle(cycle: PowerCycle, past_quotes: Sequence[Quote]) -> Finding | None:
@@ -100,7 +113,7 @@ class _Case:
                     Reason.TEMPLATE_DIGEST,
                     item,
                     f"Record {item.replay.contradiction} contradicts itself: its digest is not the"
-                    " SHA-1 of its template data.",
+                    f" {item.log.layout.bank} of its template data.",
                     item.replay.contradiction,
                 )
         for item in self.listed:
@@ -122,8 +135,8 @@ class _Case:
             return self._finding(
                 Reason.BANKS_DIVERGE,
                 item,
-                "The PCR banks do not agree on the list: some match its replay and others do not,"
-                " or not at the same record.",
+                "The PCR banks do not agree on the list. They match it after"
+                f" {_bank_matches(item)}.",
                 self._proven(item),
             )
         if coverage is Coverage.BACKWARDS:
@@ -210,8 +223,7 @@ class _Case:
         )
 
     def _truncated(self, item: ListObservation, handover: Handover) -> Finding:
-        full = _is_full(item, handover)
-        size = handover.segment_size
+        full, size = handover.full, handover.segment_size
         return self._finding(
             Reason.SEGMENT_FULL if full else Reason.RECORDS_MISSING,
             item,
@@ -262,12 +274,25 @@ class _Case:
         wrong = self._boot_aggregate_fault(last)
         if wrong:
             return self._finding(Reason.BOOT_AGGREGATE, last, *wrong)
+        banks = ", ".join(last.replay.final)
+        if last.anchor is not None:
+            new = len(last.log) - last.anchor.records
+            return self._finding(
+                Reason.REANCHORED,
+                last,
+                f"{_counted(new, 'record')} after the re-anchoring at record {last.anchor.records}"
+                f" replay to the quoted PCR 10 in every bank ({banks}); of those before it, all"
+                f" from record {last.anchor.proven} on stay unproven, and what was lost there"
+                " unknown.",
+                None,
+                frozenset({Flag.DEGRADED}),
+            )
         kexecs = len(self._timeline(last).boots) - 1
         return self._finding(
             Reason.MATCH,
             last,
             f"All {len(last.log)} records replay to the quoted PCR 10 in every bank"
-            f" ({', '.join(last.replay.final)}), across {_counted(kexecs, 'kexec')}.",
+            f" ({banks}), across {_counted(kexecs, 'kexec')}.",
             None,
         )
 
@@ -306,17 +331,16 @@ class _Case:
             flags |= {Flag.VIOLATIONS}
         if item.log.has_unknown_templates:
             flags |= {Flag.UNKNOWN_TEMPLATE}
-        return Finding(reason, item, timeline, what, first_divergence, flags)
+        return Finding(reason, item, timeline, what, self._proven(item), first_divergence, flags)
 
     def _timeline(self, item: ListObservation) -> Timeline:
         if item not in self._timelines:
             self._timelines[item] = build_timeline(
                 item.log,
                 violations=item.replay.violations,
-                quotes=self._quotes_until(item),
+                seen=self._until(item),
                 epoch=item.epoch,
                 first_epoch=self._cycle.first_epoch,
-                earlier=self._earlier(item),
             )
         return self._timelines[item]
 
@@ -331,9 +355,7 @@ class _Case:
         return self.listed[: self.listed.index(item)]
 
     def _proven(self, item: ListObservation) -> int:
-        """How many records of a list any quote up to then vouches for."""
-        counts = matched_records(item, self._quotes_until(item))
-        return max((count for count in counts if count is not None), default=0)
+        return proven_records(item, self._quotes_until(item))
 
 
 def _coverage(item: ListObservation) -> Coverage:
@@ -349,6 +371,18 @@ def _coverage(item: ListObservation) -> Coverage:
     if counts[-1] == len(item.log):
         return Coverage.WHOLE
     return Coverage.AHEAD if found[-1] == len(item.log) else Coverage.TAIL
+
+
+def _bank_matches(item: ListObservation) -> str:
+    """After how many records each bank matches the quote on which they disagree."""
+    quote = next(quote for quote in item.quotes if item.replay.matched(quote.pcr(IMA_PCR)) is None)
+    counts = {
+        bank: item.replay.records_at(bank, value) for bank, value in quote.pcr(IMA_PCR).items()
+    }
+    return ", ".join(
+        f"{'no record' if count is None else _counted(count, 'record')} in {bank}"
+        for bank, count in counts.items()
+    )
 
 
 def _matches_in_some_bank(item: ListObservation, quote: Quote) -> bool:
@@ -380,19 +414,11 @@ def _boot_aggregate_flags(timeline: Timeline) -> frozenset[Flag]:
     return frozenset(flags)
 
 
-def _is_full(item: ListObservation, handover: Handover) -> bool:
-    """Whether the next record had no room: if it is unknown, one as large as the largest."""
-    used, size = handover.bytes_used, handover.segment_size
-    next_size = handover.next_size
-    if next_size is None:
-        next_size = max((size for _, size in islice(item.log.sizes(), handover.index)), default=0)
-    return size is not None and used <= size < used + next_size
-
-
 def _lost_text(handover: Handover) -> str:
-    if handover.lost is None:
+    known = max(handover.lost or 0, handover.uncounted)
+    if not known and handover.lost is None:
         return "how many records are lost cannot be known"
-    return f"at least {_counted(handover.lost, 'record')} known to be lost"
+    return f"at least {_counted(known, 'record')} known to be lost"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
 from imakexec.attest.boot_aggregate import (
     BootAggregate,
@@ -20,8 +20,9 @@ from imakexec.attest.boot_aggregate import (
 )
 from imakexec.attest.log import MeasurementLog
 from imakexec.attest.markers import KEXEC_HEADER_SIZE, Marker, MarkerKind, read_markers
-from imakexec.attest.power import ListObservation
-from imakexec.attest.quote import Quote
+from imakexec.attest.power import ListObservation, Observation
+from imakexec.attest.structures import ClockInfo
+from imakexec.evidence import BootKind
 
 _MARKERS_SINCE = (6, 16)
 _RELEASE = re.compile(rb"(\d{1,4})\.(\d{1,4})")
@@ -68,17 +69,22 @@ class BootSpan:
 
     Args:
         number: of the boot in the list, from 0.
+        kind: how it began: the boots in a list follow each other by kexec, and the first was cold
+            unless the harness has seen boots before it.
         index: of its boot_aggregate.
         count: of its records, the boot_aggregate included.
         violations: among them.
         kernel_version: from the kernel's own critical-data record of that name, if there is one.
+        clock: the TPM's clock and counters at the first and at the last quote in it, if any.
     """
 
     number: int
+    kind: BootKind
     index: int
     count: int
     violations: int
     kernel_version: str | None
+    clock: tuple[ClockInfo, ClockInfo] | None
 
 
 class MarkerState(StrEnum):
@@ -103,8 +109,12 @@ class Handover:
         bytes_used: of the segment, its header included.
         segment_size: in bytes, from the last accepted marker; None if there is none.
         fill_percent: bytes_used of segment_size.
+        full: whether the next record had no room: if it is unknown, one as large as the largest;
+            None if segment_size is.
         next_size: of the first record that is missing, if an earlier snapshot holds it.
         lost: how many records of the last snapshot before it were not carried; None if unknown.
+        uncounted: how many more records the markers before it count than stand before them
+            (ima_runtime_measurements_count): so many are missing at least.
         whole_prefix: whether what was carried begins an earlier snapshot's list, or goes on from
             its end, byte for byte and in whole records; None if there is no such snapshot.
     """
@@ -115,8 +125,10 @@ class Handover:
     bytes_used: int
     segment_size: int | None
     fill_percent: float | None
+    full: bool | None
     next_size: int | None
     lost: int | None
+    uncounted: int
     whole_prefix: bool | None
 
 
@@ -143,25 +155,28 @@ def build_timeline(
     log: MeasurementLog,
     *,
     violations: Sequence[int],
-    quotes: Sequence[Quote],
+    seen: Sequence[Observation],
     epoch: int,
     first_epoch: int | None,
-    earlier: Sequence[ListObservation],
 ) -> Timeline:
     """Tell a list's story.
 
     Args:
         log: the list.
         violations: the indices of its violation records, ascending.
-        quotes: of its power cycle up to its own, oldest first.
+        seen: all observations of its power cycle up to its own, oldest first.
         epoch: the boot epoch that it was read in.
         first_epoch: the epoch of the cold boot that it goes back to; None if unknown.
-        earlier: what was seen before in the same power cycle, with a list, oldest first.
     """
     starts = find_boot_aggregates(log)
     markers = read_markers(log, starts)
+    quotes = [quote for item in seen for quote in item.quotes]
     aggregates = tuple(check_boot_aggregate(log, index, quotes) for index in starts)
-    boots = tuple(_boot_spans(log, starts, violations))
+    boots = tuple(
+        _dated(span, epoch - (len(starts) - 1 - span.number), first_epoch, seen)
+        for span in _boot_spans(log, starts, violations)
+    )
+    earlier = [item for item in seen if isinstance(item, ListObservation) and item.log is not log]
     handovers = _Handovers(log, boots, markers, epoch, earlier)
     after_kexec = list(starts[1:])
     if starts and first_epoch is not None and epoch - first_epoch >= len(starts):
@@ -192,11 +207,31 @@ def _boot_spans(
         has_own = own < len(versions) and versions[own][0] < end
         yield BootSpan(
             number=number,
+            kind=BootKind.KEXEC if number else BootKind.COLD,
             index=start,
             count=end - start,
             violations=_between(violations, start, end),
             kernel_version=versions[own][1] if has_own else None,
+            clock=None,
         )
+
+
+def _dated(
+    span: BootSpan, epoch: int, first_epoch: int | None, seen: Sequence[Observation]
+) -> BootSpan:
+    """A boot with what the quotes taken in it and the harness' epochs know of it."""
+    clocks = [
+        quote.clock_info
+        for item in seen
+        for quote in item.quotes
+        if item.epoch == epoch and quote.clock_info is not None
+    ]
+    is_kexec = span.number > 0 or (first_epoch is not None and epoch > first_epoch)
+    return replace(
+        span,
+        kind=BootKind.KEXEC if is_kexec else BootKind.COLD,
+        clock=(clocks[0], clocks[-1]) if clocks else None,
+    )
 
 
 def _kernel_versions(log: MeasurementLog) -> list[tuple[int, str]]:
@@ -226,10 +261,11 @@ class _Handovers:
         self._versions = {boot.index: boot.kernel_version for boot in boots}
         self._markers = markers
         self._markers_at = [marker.index for marker in markers]
+        self._sizes, self._measured, self._largest = log.sizes(), 0, 0
         self._earlier = [(seen, seen.log.common_records(log)) for seen in earlier]
 
     def before(self, index: int) -> Handover:
-        """The hand-over that the boot_aggregate at `index` ends."""
+        """The hand-over that the boot_aggregate at `index` ends; ask in ascending order."""
         boot = bisect_left(self._starts, index)
         start = self._starts[boot - 1] if boot else 0
         own = self._markers[
@@ -241,6 +277,8 @@ class _Handovers:
         size = _segment_size((*seen_loads, *own))
         whole = None if seen is None else common >= min(index, len(seen.log))
         lost = max(0, len(seen.log) - index) if seen and whole else None
+        next_size = _carried_size_of(seen.log, index) if seen and lost else None
+        largest = self._largest_before(index)
         version = self._versions[start] if boot else None
         return Handover(
             index=index,
@@ -249,10 +287,19 @@ class _Handovers:
             bytes_used=used,
             segment_size=size,
             fill_percent=round(100 * used / size, 1) if size else None,
-            next_size=_carried_size_of(seen.log, index) if seen and lost else None,
+            full=None if size is None else used <= size < used + (next_size or largest),
+            next_size=next_size,
             lost=lost,
+            uncounted=max([0, *(item.logged.count - item.index for item in own if item.logged)]),
             whole_prefix=whole,
         )
+
+    def _largest_before(self, index: int) -> int:
+        """The size of the largest record before `index`, which never goes back."""
+        sizes = (size for _, size in islice(self._sizes, index - self._measured))
+        self._largest = max(chain([self._largest], sizes))
+        self._measured = index
+        return self._largest
 
     def _seen_before(self, boot: int) -> tuple[ListObservation | None, int]:
         """The last snapshot taken before a boot, and how many of its records the list keeps."""

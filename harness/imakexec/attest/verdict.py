@@ -12,11 +12,19 @@ Markers are read last: they explain a loss and never add trust.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imakexec.attest.judgement import BankResult, Judgement, SnapshotResult
+from imakexec.attest.checkpoint import Anchor, Checkpoint, Continuity, ContinuityState
+from imakexec.attest.continuity import anchor_of, go_on, require_successor
+from imakexec.attest.judgement import (
+    BankResult,
+    Basis,
+    ContextRecord,
+    Judgement,
+    SnapshotResult,
+)
 from imakexec.attest.log import MeasurementLog
 from imakexec.attest.power import (
     ListObservation,
@@ -28,8 +36,9 @@ from imakexec.attest.power import (
 )
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
 from imakexec.attest.reasons import EXIT_CODES, Flag, Reason, Rejection, Verdict
-from imakexec.attest.replay import HASHES, IMA_PCR
+from imakexec.attest.replay import HASHES, IMA_PCR, Start
 from imakexec.attest.replay import replay as replay_list
+from imakexec.attest.selection import Selection
 from imakexec.attest.sync import Finding, judge_cycle, matched_records
 from imakexec.evidence import (
     Evidence,
@@ -50,64 +59,121 @@ _ACTIONS = {
     Verdict.MALFORMED: "Take the evidence again.",
 }
 
+# Records shown on each side of a divergence, and characters of a name.
+_CONTEXT = 3
+_NAME_SHOWN = 200
+
 # Where the verdict's own action is not the nearest one.
 _ACTION_OF_REASON = {
     Reason.NO_MARKERS: "Boot the machine cold; use a kernel that carries its list across kexec.",
+    Reason.REANCHORED: "Boot the machine cold when it can be spared: what was lost stays unknown.",
     Reason.UNCOVERED_TAIL: "Take the evidence again; boot cold and investigate if it stays.",
 }
 
 
-def judge_folder(folder: Path) -> Judgement:
+def judge_folder(folder: Path, *, checkpoint: Checkpoint | None = None) -> Judgement:
     """Judge an evidence folder.
 
     Raises:
-        UserError: there is no such folder or no manifest in it. Whatever is wrong with the
-            contents is a judgement, not an exception.
+        UserError: there is no such folder or no manifest in it, or the checkpoint is of another
+            kind of list. Whatever is wrong with the contents is a judgement, not an exception.
     """
     try:
         evidence = Evidence.load(folder)
     except InvalidEvidence as fault:
-        return _rejected(_as_rejection(Reason.DAMAGED_FILE, fault))
+        return rejected(_as_rejection(Reason.DAMAGED_FILE, fault))
     except MalformedEvidence as fault:
-        return _rejected(_as_rejection(Reason.MANIFEST, fault))
-    return judge(evidence)
+        return rejected(_as_rejection(Reason.MANIFEST, fault))
+    return judge(evidence, checkpoint=checkpoint)
 
 
-def judge(evidence: Evidence) -> Judgement:
-    """Judge evidence; pure, and the same for the same evidence at any time and place."""
+def judge(evidence: Evidence, *, checkpoint: Checkpoint | None = None) -> Judgement:
+    """Judge evidence; pure, and the same for the same evidence at any time and place.
+
+    Args:
+        evidence: of one run.
+        checkpoint: what an earlier judgement has left: the evidence must go on from there.
+
+    Raises:
+        UserError: the checkpoint is of another kind of list.
+    """
     try:
-        observations = _observe(evidence)
+        if not evidence.complete:
+            raise Rejection(
+                Reason.INCOMPLETE,
+                "the run that took this evidence was stopped before its end",
+                where="manifest.json, field complete",
+            )
+        key = _key(evidence)
+        observations = _observe(evidence, key, checkpoint)
         cycles, transitions = split_power_cycles(observations, evidence.boots)
-        finding = _first_failure(cycles)
+        return conclude(Case(observations, cycles, transitions, key), checkpoint)
     except Rejection as rejection:
-        return _rejected(rejection)
-    return _judgement(finding, observations, transitions)
+        return rejected(rejection)
 
 
-def _observe(evidence: Evidence) -> tuple[Observation, ...]:
+@dataclass(frozen=True)
+class Case:
+    """What evidence of any form comes to when its quotes hold and its lists are well formed.
+
+    Args:
+        observations: in order, at least one with a list.
+        cycles: the same by power cycle.
+        transitions: what lies between each two observations.
+        key: that has signed the quotes; None for bare PCR values.
+    """
+
+    observations: tuple[Observation, ...]
+    cycles: tuple[PowerCycle, ...]
+    transitions: tuple[Transition, ...] = ()
+    key: AttestationKey | None = None
+
+
+def conclude(case: Case, checkpoint: Checkpoint | None) -> Judgement:
+    """The judgement on a case.
+
+    Raises:
+        UserError: the checkpoint is of another kind of list.
+    """
+    finding, continuity = _first_failure(case.cycles), None
+    if checkpoint is not None:
+        finding, continuity = go_on(finding, case.cycles, checkpoint)
+    return _judgement(finding, case, continuity)
+
+
+def _observe(
+    evidence: Evidence, key: AttestationKey, checkpoint: Checkpoint | None
+) -> tuple[Observation, ...]:
     """Check all quotes, then read all lists.
 
     Raises:
         Rejection: with a reason of INVALID_EVIDENCE or MALFORMED.
     """
-    if not evidence.complete:
-        raise Rejection(
-            Reason.INCOMPLETE,
-            "the run that took this evidence was stopped before its end",
-            where="manifest.json, field complete",
-        )
-    ak = _key(evidence)
-    banks = _banks(evidence)
+    selection = Selection.of_banks(_banks(evidence))
     _check_end(evidence)
-    quotes = [_verified_quotes(snapshot, ak, banks) for snapshot in evidence.snapshots]
-    check_fresh_nonces([quote for group in quotes for quote in group])
-    wanted = {
-        bank: {quote.pcrs[bank][IMA_PCR] for group in quotes for quote in group} for bank in banks
-    }
+    quotes = [_verified_quotes(snapshot, key, selection) for snapshot in evidence.snapshots]
+    every = [quote for group in quotes for quote in group]
+    check_fresh_nonces(every)
+    if checkpoint is not None:
+        require_successor(checkpoint, key, every[0])
+    wanted = wanted_values(every, checkpoint)
     return tuple(
-        _observation(snapshot, group, wanted)
+        _observation(snapshot, group, wanted, checkpoint)
         for snapshot, group in zip(evidence.snapshots, quotes, strict=True)
     )
+
+
+def wanted_values(
+    quotes: Sequence[Quote], checkpoint: Checkpoint | None
+) -> dict[str, frozenset[bytes]]:
+    """For each quoted bank the values of PCR 10 that a replay must look out for."""
+    before = {} if checkpoint is None else checkpoint.pcrs
+    return {
+        bank: frozenset(
+            {quote.pcrs[bank][IMA_PCR] for quote in quotes} | {before.get(bank, b"")} - {b""}
+        )
+        for bank in quotes[0].pcrs
+    }
 
 
 def _check_end(evidence: Evidence) -> None:
@@ -150,19 +216,22 @@ def _banks(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _verified_quotes(
-    snapshot: Snapshot, ak: AttestationKey, banks: Sequence[str]
+    snapshot: Snapshot, ak: AttestationKey, selection: Selection
 ) -> tuple[Quote, ...]:
     quotes = []
     for record, position in zip(snapshot.quotes, ("before", "after"), strict=False):
         try:
-            quotes.append(verify_quote(record, ak, banks))
+            quotes.append(verify_quote(record, ak, selection))
         except Rejection as rejection:
             raise _placed(rejection, f"snapshot {snapshot.name}, quote {position}") from None
     return tuple(quotes)
 
 
 def _observation(
-    snapshot: Snapshot, quotes: tuple[Quote, ...], wanted: dict[str, set[bytes]]
+    snapshot: Snapshot,
+    quotes: tuple[Quote, ...],
+    wanted: Mapping[str, frozenset[bytes]],
+    checkpoint: Checkpoint | None,
 ) -> Observation:
     if snapshot.log is None:
         return Observation(snapshot.name, snapshot.epoch, quotes)
@@ -170,8 +239,14 @@ def _observation(
         log = MeasurementLog.parse(snapshot.log)
     except Rejection as rejection:
         raise _placed(rejection, f"snapshot {snapshot.name}, {rejection.where}") from None
-    outcome = replay_list(log, tuple(wanted), wanted)
-    return ListObservation(snapshot.name, snapshot.epoch, quotes, log, outcome)
+    anchor = anchor_of(checkpoint, log, quotes[0])
+    outcome = replay_list(log, tuple(wanted), wanted, start=start_at(anchor))
+    return ListObservation(snapshot.name, snapshot.epoch, quotes, log, outcome, anchor)
+
+
+def start_at(anchor: Anchor | None) -> Start | None:
+    """Where a replay begins."""
+    return None if anchor is None else Start(anchor.records, anchor.pcrs)
 
 
 def _first_failure(cycles: Sequence[PowerCycle]) -> Finding:
@@ -180,41 +255,91 @@ def _first_failure(cycles: Sequence[PowerCycle]) -> Finding:
     finding = None
     for cycle in cycles:
         finding = judge_cycle(cycle, past_quotes)
-        if finding and finding.reason is not Reason.MATCH:
+        if finding and not finding.is_match:
             return finding
         past_quotes.extend(quote for item in cycle.observations for quote in item.quotes)
     assert finding is not None, "the last snapshot has a list: see _check_end"
     return finding
 
 
-def _judgement(
-    finding: Finding, observations: Sequence[Observation], transitions: Sequence[Transition]
-) -> Judgement:
+def action_for(reason: Reason) -> str:
+    """What the operator should do."""
+    return _ACTION_OF_REASON.get(reason, _ACTIONS[reason.verdict])
+
+
+def _judgement(finding: Finding, case: Case, continuity: Continuity | None) -> Judgement:
     item = finding.observation
-    flags = set(finding.flags)
-    if any(transition.contradicted for transition in transitions):
-        flags.add(Flag.CLAIM_CONTRADICTED)
-    if not all(quote.clock_info.safe for seen in observations for quote in seen.quotes):
-        flags.add(Flag.CLOCK_UNSAFE)
-    kinds = [transition.kind for transition in transitions]
+    kinds = [transition.kind for transition in case.transitions]
     verdict = finding.reason.verdict
     return Judgement(
         verdict=verdict,
         reason=finding.reason,
         sentence=finding.what,
-        action=_ACTION_OF_REASON.get(finding.reason, _ACTIONS[verdict]),
+        action=action_for(finding.reason),
         where=f"snapshot {item.name}",
         snapshot=item.name,
+        layout=item.log.layout,
         records=len(item.log),
         first_divergence=finding.first_divergence,
+        context=_context(item.log, finding.first_divergence),
         banks=_bank_results(item),
         timeline=finding.timeline,
-        snapshots=tuple(_snapshot_result(seen, item) for seen in observations),
-        transitions=tuple(transitions),
-        kexecs=sum(transition.kexecs for transition in transitions),
+        snapshots=tuple(_snapshot_result(seen, item) for seen in case.observations),
+        transitions=case.transitions,
+        kexecs=sum(transition.kexecs for transition in case.transitions),
         cold_boots=kinds.count(TransitionKind.COLD),
         violations=tuple(item.replay.violations),
-        flags=tuple(sorted(flags)),
+        continuity=continuity,
+        flags=tuple(sorted(finding.flags | _flags(case))),
+        basis=Basis(
+            item,
+            None if case.key is None else case.key.fingerprint,
+            _proven(finding, continuity),
+        ),
+    )
+
+
+def _flags(case: Case) -> set[Flag]:
+    flags = set()
+    clocks = [quote.clock_info for seen in case.observations for quote in seen.quotes]
+    if any(transition.contradicted for transition in case.transitions):
+        flags.add(Flag.CLAIM_CONTRADICTED)
+    if any(clock is not None and not clock.safe for clock in clocks):
+        flags.add(Flag.CLOCK_UNSAFE)
+    if None in clocks:
+        flags.add(Flag.UNAUTHENTICATED)
+    elif case.key is not None and not case.key.is_known_restricted:
+        flags.add(Flag.AK_UNCHECKED)
+    return flags
+
+
+def _proven(finding: Finding, continuity: Continuity | None) -> int:
+    """How many leading records of the list were proven at any time, without a gap."""
+    anchor = finding.observation.anchor
+    if anchor is not None:
+        return anchor.proven
+    kept = continuity is not None and continuity.state in (
+        ContinuityState.CONTINUES,
+        ContinuityState.LOSS,
+    )
+    return max(finding.proven, continuity.surviving if continuity and kept else 0)
+
+
+def _context(log: MeasurementLog, divergence: int | None) -> tuple[ContextRecord, ...]:
+    """The records around a divergence, which may be the end of the list."""
+    if divergence is None:
+        return ()
+    first = max(0, divergence - _CONTEXT)
+    return tuple(
+        ContextRecord(
+            index=record.index,
+            pcr=record.pcr,
+            template=record.template.name,
+            digest=record.digest,
+            name=record.name[:_NAME_SHOWN],
+            violation=record.is_violation,
+        )
+        for record in log[first : divergence + _CONTEXT + 1]
     )
 
 
@@ -236,9 +361,9 @@ def _snapshot_result(seen: Observation, judged: ListObservation) -> SnapshotResu
         matched_records=(),
         kept=None,
         missing=None,
-        reset_count=clock.reset_count,
-        restart_count=clock.restart_count,
-        clock_ms=clock.clock,
+        reset_count=None if clock is None else clock.reset_count,
+        restart_count=None if clock is None else clock.restart_count,
+        clock_ms=None if clock is None else clock.clock,
     )
     if not isinstance(seen, ListObservation):
         return result
@@ -252,13 +377,14 @@ def _snapshot_result(seen: Observation, judged: ListObservation) -> SnapshotResu
     )
 
 
-def _rejected(rejection: Rejection) -> Judgement:
+def rejected(rejection: Rejection) -> Judgement:
+    """The judgement on evidence that fails a check before its list can be judged."""
     verdict = rejection.reason.verdict
     return Judgement(
         verdict=verdict,
         reason=rejection.reason,
         sentence=f"Nothing can be said about the list: {rejection.what}.",
-        action=_ACTIONS[verdict],
+        action=action_for(rejection.reason),
         where=rejection.where,
         flags=tuple(sorted(rejection.flags)),
     )

@@ -7,14 +7,12 @@ Every line fits 80 columns except digests and the names of files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from imakexec.attest.crosscheck import CrossCheck, ListForm
 from imakexec.attest.listing import Listing, Overview, Part, PcrValues
-from imakexec.report.terminal import folded, render_timeline
+from imakexec.report.terminal import folded, render_check, render_timeline
 
 _BAD = "bold red"
 
@@ -45,7 +43,7 @@ def render_listing(listing: Listing) -> Iterator[Text]:
     yield from render_timeline(listing.timeline)
     yield Text("")
     for path, check in listing.checks.items():
-        yield from _check(path, check)
+        yield from render_check(path, check)
     yield from _contradiction(listing.overview)
     if not listing.timeline.rows[0].boot_aggregate:
         yield Text(
@@ -107,21 +105,6 @@ def _part(part: Part) -> Iterator[Text]:
     if part.others:
         places = ", ".join(f"{offset:#x}" for offset in part.others)
         yield Text(folded("", f"further hand-over buffers, without more records, at {places}"))
-
-
-def _check(path: Path, check: CrossCheck) -> Iterator[Text]:
-    form = "ASCII" if check.form is ListForm.ASCII else "binary"
-    yield Text(f"against   {path} ({form}, {check.bank})")
-    if not check.agrees:
-        text = f"DIFFERS in {check.field} of record {check.compared}: {check.difference}"
-        yield Text(folded("", text), style=_BAD)
-        return
-    rest = ""
-    if check.missing:
-        rest = f"; it ends {check.missing} records before this list"
-    elif check.further:
-        rest = f"; it goes on after them, by {check.further}"
-    yield Text(folded("", f"{check.compared} records agree{rest}"))
 
 
 def _contradiction(overview: Overview) -> Iterator[Text]:

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from imakexec.attest import Judgement, Verdict
+from imakexec.attest import Continuity, CrossCheck, Flag, Judgement, Verdict
+from imakexec.attest.checkpoint import ContinuityState
+from imakexec.attest.crosscheck import ListForm
 from imakexec.attest.judgement import BankResult
 from imakexec.attest.markers import Marker
-from imakexec.attest.timeline import Handover, Row, RowKind, Timeline
+from imakexec.attest.timeline import BootSpan, Handover, MarkerState, Row, RowKind, Timeline
 
 if TYPE_CHECKING:  # the benchmark needs far more than showing a judgement does
     from imakexec.bench import Figures, Spread
 
-_GOOD, _BAD, _PLAIN = "bold green", "bold red", ""
+_GOOD, _BAD, _WARN, _PLAIN = "bold green", "bold red", "bold yellow", ""
+_VERSION_SHOWN = 40
 _WIDTH = 80
 _BAR_WIDTH = 40
 
@@ -37,17 +40,31 @@ def print_judgement(console: Console, judgement: Judgement, *, folder: Path) -> 
 
 def render_judgement(judgement: Judgement) -> Iterator[Text]:
     """The lines of a judgement."""
-    if judgement.timeline is not None:
+    if judgement.timeline is not None and judgement.layout is not None:
+        yield Text(folded("list", f"{judgement.records} records"))
+        yield Text(folded("", judgement.layout.byteorder.meaning))
+        if judgement.layout.bank != "sha1":
+            yield Text(folded("", f"the list of bank {judgement.layout.bank}"))
         yield from render_timeline(judgement.timeline)
     if judgement.banks:
         yield Text("\nPCR 10", style="bold")
         for bank in judgement.banks:
             yield from _bank(bank, judgement.records)
+    if judgement.first_divergence is not None:
+        yield from _divergence(judgement, judgement.first_divergence)
     yield Text("")
     if judgement.transitions:
-        yield Text(folded("boots", _transitions(judgement)))
+        yield Text(folded("snapshots", _transitions(judgement)))
+    for path, check in judgement.checks.items():
+        yield from render_check(path, check)
+    if judgement.continuity is not None:
+        yield Text(folded("history", _history(judgement.continuity)))
     if judgement.flags:
         yield Text(folded("flags", ", ".join(judgement.flags)))
+    if Flag.UNAUTHENTICATED in judgement.flags:
+        yield Text(
+            folded("note", "Nothing was authenticated: nobody has signed these values."), _WARN
+        )
     style = _GOOD if judgement.verdict is Verdict.IN_SYNC else _BAD
     yield Text.assemble("verdict   ", (f"{judgement.verdict} ({judgement.reason})", style))
     yield Text(folded("", judgement.sentence))
@@ -57,13 +74,33 @@ def render_judgement(judgement: Judgement) -> Iterator[Text]:
 
 
 def render_timeline(timeline: Timeline) -> Iterator[Text]:
-    """The lines of a timeline and of the hand-overs in it."""
+    """The lines of a timeline, of the boots and of the hand-overs in it."""
     yield Text("\ntimeline of the measurement list", style="bold")
     for row in timeline.rows:
         yield from _row(row)
+    if timeline.boots:
+        yield Text("\nboots", style="bold")
+        for boot in timeline.boots:
+            yield from _boot(boot)
     for handover in timeline.handovers:
-        yield Text("\nhand-over buffer", style="bold")
+        yield Text(f"\nhand-over buffer before record {handover.index}", style="bold")
         yield from _handover(handover)
+
+
+def render_check(path: Path, check: CrossCheck) -> Iterator[Text]:
+    """The lines of a comparison with another list."""
+    form = "ASCII" if check.form is ListForm.ASCII else "binary"
+    yield Text(f"against   {path} ({form}, {check.bank})")
+    if not check.agrees:
+        text = f"DIFFERS in {check.field} of record {check.compared}: {check.difference}"
+        yield Text(folded("", text), style=_BAD)
+        return
+    rest = ""
+    if check.missing:
+        rest = f"; it ends {check.missing} records before this list"
+    elif check.further:
+        rest = f"; it goes on after them, by {check.further}"
+    yield Text(folded("", f"{check.compared} records agree{rest}"))
 
 
 def print_complaints(console: Console, complaints: Sequence[str]) -> None:
@@ -112,9 +149,9 @@ def _row(row: Row) -> Iterator[Text]:
             state = f" ({row.boot_aggregate.state})" if row.boot_aggregate else ""
             yield Text.assemble(place, ("boot_aggregate", "bold cyan"), state)
         case RowKind.RECORDS:
-            violations = f", {row.violations} violations" if row.violations else ""
-            noun = "record" if row.count == 1 else "records"
-            yield Text(f"{place}  {row.count} {noun}, {row.size} bytes{violations}")
+            violations = f", {_counted(row.violations, 'violation')}" if row.violations else ""
+            count = _counted(row.count, "record")
+            yield Text(f"{place}  {count}, {row.size} bytes{violations}")
         case RowKind.KEXEC_LOAD | RowKind.KEXEC_EXECUTE:
             yield Text.assemble(place, (row.kind, "bold magenta"), _marker_state(row.marker))
             if row.marker is not None:
@@ -136,19 +173,86 @@ def _marker_values(marker: Marker) -> Iterator[Text]:
     yield Text(f"{indent}records  {said.count}, recomputed {marker.recomputed_count}")
 
 
+def _boot(boot: BootSpan) -> Iterator[Text]:
+    words = [_counted(boot.count, "record")]
+    if boot.violations:
+        words.append(_counted(boot.violations, "violation"))
+    if boot.kernel_version is not None:
+        words.append(f"Linux {_printable(boot.kernel_version)[:_VERSION_SHOWN]}")
+    yield Text.assemble(f"{boot.index:6}  ", (f"{boot.kind:6}", "cyan"), f"  {', '.join(words)}")
+    if boot.clock is not None:
+        first, last = boot.clock
+        yield Text(
+            f"{'':16}resetCount {last.reset_count}, restartCount {last.restart_count},"
+            f" clock {first.clock} to {last.clock} ms"
+        )
+
+
 def _handover(handover: Handover) -> Iterator[Text]:
+    indent = " " * 10
     if handover.segment_size is None or handover.fill_percent is None:
-        yield Text(f"          {handover.bytes_used} bytes carried, size of the segment unknown")
+        yield Text(f"{indent}{handover.bytes_used} bytes carried, size of the segment unknown")
     else:
         full = round(_BAR_WIDTH * min(100.0, handover.fill_percent) / 100)
         yield Text(
-            f"          [{'#' * full}{'.' * (_BAR_WIDTH - full)}] "
+            f"{indent}[{'#' * full}{'.' * (_BAR_WIDTH - full)}] "
             f"{handover.bytes_used} of {handover.segment_size} bytes, {handover.fill_percent} %"
         )
+    if handover.full and handover.markers is not MarkerState.COMPLETE:
+        yield Text(f"{indent}full: one more record would not have found room", _BAD)
+    yield Text(f"{indent}markers  {handover.markers.replace('_', ' ')}")
     if handover.lost:
+        yield Text(f"{indent}{handover.lost} records that were seen before it are missing after it")
+    if handover.uncounted:
         yield Text(
-            f"          {handover.lost} records that were seen before it are missing after it"
+            f"{indent}{handover.uncounted} records that its markers count are missing before them"
         )
+
+
+def _divergence(judgement: Judgement, place: int) -> Iterator[Text]:
+    """The records around the first one in doubt, which is marked."""
+    yield Text("\nfirst record in doubt", style="bold")
+    for record in judgement.context:
+        mark = ">" if record.index == place else " "
+        kind = "violation" if record.violation else record.template
+        line = f"{mark}{record.index:5}  {kind:10} {record.digest.hex()[:16]}  {record.name}"
+        yield Text(_clipped(line), _BAD if record.index == place else _PLAIN)
+    if place == judgement.records:
+        yield Text(f">{place:5}  the list ends here", _BAD)
+
+
+def _history(continuity: Continuity) -> str:
+    total, kept = continuity.checkpoint_records, continuity.surviving
+    if continuity.surviving_below not in (None, kept + 1):
+        left = f"at least {kept}, fewer than {continuity.surviving_below}"
+    else:
+        left = str(kept)
+    match continuity.state:
+        case ContinuityState.CONTINUES:
+            text = f"it goes on from the checkpoint, whose {total} records it begins with"
+        case ContinuityState.LOSS:
+            text = f"of the checkpoint's {total} records a kexec has left the first {left}"
+        case ContinuityState.CONTRADICTED:
+            text = f"of the checkpoint's {total} records only the first {left} are there"
+        case ContinuityState.NEW_POWER_CYCLE:
+            text = "the TPM was reset since the checkpoint: this is another list"
+    if continuity.anchor is not None:
+        text += f"; replay begins anew after record {continuity.anchor.records}"
+    return text
+
+
+def _clipped(line: str) -> str:
+    text = _printable(line)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    """What a guest has measured must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _bank(bank: BankResult, records: int | None) -> Iterator[Text]:

@@ -1,0 +1,572 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A checkpoint proves that history goes on, says what a loss has left, and carries an anchor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import Run
+from evidence_maker import Key, Machine, Rec, ng, pack, patched_run, violation
+
+from imakexec.attest import (
+    Checkpoint,
+    Flag,
+    Judgement,
+    MeasurementLog,
+    QuoteFiles,
+    Reason,
+    Selection,
+    Verdict,
+    Vouchers,
+    judge,
+    judge_list,
+    next_checkpoint,
+)
+from imakexec.attest.checkpoint import ContinuityState, Survival
+from imakexec.errors import UserError
+from imakexec.evidence import BootKind, EvidenceWriter
+
+
+def now(machine: Machine, checkpoint: Checkpoint | None = None) -> Judgement:
+    """The machine is asked again: nothing but a snapshot of now."""
+    machine.snapshots = []
+    machine.snapshot("now")
+    boots = tuple(machine.boots)
+    return judge(replace(machine.evidence(), boots=boots), checkpoint=checkpoint)
+
+
+def kept(judgement: Judgement, *, reanchor: bool = False) -> Checkpoint:
+    checkpoint = next_checkpoint(judgement, reanchor=reanchor)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def outcome(judgement: Judgement) -> tuple[Verdict, Reason, ContinuityState | None]:
+    state = None if judgement.continuity is None else judgement.continuity.state
+    return judgement.verdict, judgement.reason, state
+
+
+@pytest.fixture
+def machine() -> Machine:
+    machine = Machine()
+    machine.boot()
+    machine.files(5)
+    return machine
+
+
+GOES_ON = (Verdict.IN_SYNC, Reason.MATCH, ContinuityState.CONTINUES)
+
+
+def test_history_goes_on(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    assert checkpoint.records == 7
+    assert outcome(now(machine, checkpoint)) == GOES_ON
+    machine.files(3)
+    later = now(machine, checkpoint)
+    assert outcome(later) == GOES_ON
+    assert later.continuity is not None
+    assert (later.continuity.surviving, later.continuity.surviving_below) == (7, None)
+    assert kept(later).records == 10
+    machine.execute(machine.load(16384))
+    assert outcome(now(machine, kept(later))) == GOES_ON
+
+
+def test_without_a_checkpoint_nothing_is_said(machine: Machine) -> None:
+    assert now(machine).continuity is None
+
+
+# What cannot come after a checkpoint.
+
+
+def test_another_tpm(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.key = Key()
+    assert now(machine, checkpoint).reason is Reason.AK
+
+
+def test_clock_that_went_back(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.clock = 5
+    judgement = now(machine, checkpoint)
+    assert judgement.reason is Reason.COUNTERS
+    assert Flag.ROLLBACK in judgement.flags
+
+
+def test_fewer_banks_than_before(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.banks = ("sha256",)
+    del machine.pcr10["sha1"]
+    assert now(machine).verdict is Verdict.IN_SYNC
+    assert now(machine, checkpoint).reason is Reason.MISSING_BANK
+
+
+def test_list_that_replays_but_is_not_the_same(machine: Machine) -> None:
+    """What a violation says is in no PCR: only the checkpoint has seen it."""
+    machine.measure(violation("/good"))
+    checkpoint = kept(now(machine))
+    machine.records[-1] = violation("/evil")
+    assert now(machine).verdict is Verdict.IN_SYNC
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.TAMPERED,
+        Reason.HISTORY_REWRITTEN,
+        ContinuityState.CONTRADICTED,
+    )
+    assert judgement.first_divergence == 7
+    assert next_checkpoint(judgement) is None
+
+
+def test_list_that_lost_a_record_without_a_kexec(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    del machine.records[3]
+    judgement = now(machine, checkpoint)
+    assert now(machine).reason is Reason.FOREIGN_EXTEND
+    assert outcome(judgement) == (
+        Verdict.TAMPERED,
+        Reason.HISTORY_REWRITTEN,
+        ContinuityState.CONTRADICTED,
+    )
+    assert judgement.first_divergence == 3
+
+
+def test_what_is_tampered_with_already_keeps_its_reason(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.records[3] = replace(machine.records[3], digest=b"x" * 20)
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.TAMPERED,
+        Reason.TEMPLATE_DIGEST,
+        ContinuityState.CONTRADICTED,
+    )
+
+
+# Resets.
+
+
+def test_cold_boot_begins_another_list(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.cold_reset()
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.IN_SYNC,
+        Reason.MATCH,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+    assert kept(judgement).records == 2
+
+
+def test_list_from_before_a_cold_boot(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    before = list(machine.records)
+    machine.cold_reset()
+    machine.records = before
+    assert outcome(now(machine, checkpoint)) == (
+        Verdict.TAMPERED,
+        Reason.STALE_LIST,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+
+
+def test_suspend_to_ram_keeps_pcr_10(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.restart += 1
+    assert outcome(now(machine, checkpoint)) == GOES_ON
+
+
+def test_cold_boot_within_the_evidence(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.snapshots = []
+    machine.snapshot("before")
+    machine.cold_reset()
+    machine.snapshot("after")
+    judgement = judge(machine.evidence(), checkpoint=checkpoint)
+    assert judgement.verdict is Verdict.IN_SYNC
+    assert judgement.snapshot == "after"
+    # The list before the reset is held against the checkpoint, too.
+    first = machine.snapshots[0]
+    forged = replace(first, log=pack([ng("/evil"), *patched_run(0).records]))
+    machine.snapshots[0] = forged
+    assert judge(machine.evidence(), checkpoint=checkpoint).verdict is Verdict.TAMPERED
+
+
+# Losses.
+
+
+def lossy() -> tuple[Machine, int]:
+    """A machine whose next kexec will carry less than it has measured."""
+    machine = Machine()
+    machine.boot()
+    machine.files(5)
+    return machine, machine.load(0)
+
+
+def test_loss_within_what_was_proven() -> None:
+    machine, size = lossy()
+    machine.files(40)
+    checkpoint = kept(now(machine))
+    machine.execute(size)
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.TRUNCATED,
+        Reason.SEGMENT_FULL,
+        ContinuityState.LOSS,
+    )
+    assert judgement.continuity is not None
+    assert judgement.timeline is not None
+    assert judgement.continuity.surviving == judgement.timeline.boots[1].index
+    assert judgement.continuity.surviving_below == judgement.continuity.surviving + 1
+    assert judgement.basis is not None
+    assert judgement.basis.proven == judgement.continuity.surviving
+
+
+def test_loss_behind_what_was_proven() -> None:
+    machine, size = lossy()
+    checkpoint = kept(now(machine))
+    machine.files(40)
+    machine.execute(size)
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.TRUNCATED,
+        Reason.SEGMENT_FULL,
+        ContinuityState.CONTINUES,
+    )
+    assert judgement.basis is not None
+    assert judgement.basis.proven == checkpoint.records
+
+
+def test_loss_leaves_no_checkpoint_unasked() -> None:
+    machine, size = lossy()
+    machine.files(40)
+    machine.execute(size)
+    assert next_checkpoint(now(machine)) is None
+
+
+def test_long_lists_keep_a_ladder_of_bounded_length() -> None:
+    log = MeasurementLog.parse(pack([ng(f"/{n}") for n in range(5000)]))
+    machine = Machine()
+    machine.boot()
+    quote = kept(now(machine))
+    [judged] = [now(machine).basis]
+    assert judged is not None
+    checkpoint = Checkpoint.of(log, judged.item.quotes[-1], key=quote.key, anchor=None)
+    assert len(checkpoint.ladder) <= 1024
+    assert checkpoint.records == 5000
+    other = MeasurementLog.parse(pack([ng(f"/{n}") for n in range(2718)] + [ng("/other")] * 5000))
+    survival = checkpoint.survival(other)
+    assert survival.below is not None
+    assert survival.at_least <= 2718 < survival.below <= survival.at_least + 5
+    assert survival.can_end_at(2718)
+    short = MeasurementLog.parse(pack([ng(f"/{n}") for n in range(2718)]))
+    assert checkpoint.survival(short) == survival
+    assert checkpoint.survival(log) == Survival(5000, None)
+
+
+# Re-anchoring.
+
+
+def anchored() -> tuple[Machine, Checkpoint]:
+    machine, size = lossy()
+    checkpoint = kept(now(machine))
+    machine.files(40)
+    machine.execute(size)
+    return machine, kept(now(machine, checkpoint), reanchor=True)
+
+
+def test_anchor_stands_where_the_quote_was() -> None:
+    machine, checkpoint = anchored()
+    assert checkpoint.anchor is not None
+    assert checkpoint.anchor.records == len(machine.records) == checkpoint.records
+    assert checkpoint.anchor.pcrs == machine.pcr10
+    assert checkpoint.anchor.proven == 8
+
+
+def test_new_records_replay_from_the_anchor() -> None:
+    machine, checkpoint = anchored()
+    assert checkpoint.anchor is not None
+    for count in (0, 3):
+        machine.files(count)
+        judgement = now(machine, checkpoint)
+        assert outcome(judgement) == (
+            Verdict.IN_SYNC,
+            Reason.REANCHORED,
+            ContinuityState.CONTINUES,
+        )
+        assert Flag.DEGRADED in judgement.flags
+        assert f"record {checkpoint.anchor.records}" in judgement.sentence
+        assert "unproven" in judgement.sentence
+        assert "cold" in judgement.action
+        assert now(machine).verdict is Verdict.TRUNCATED
+        checkpoint = kept(judgement)
+        assert checkpoint.anchor is not None
+        assert checkpoint.anchor.proven == 8
+
+
+def test_kexecs_after_the_anchor() -> None:
+    machine, checkpoint = anchored()
+    machine.execute(machine.load(16384))
+    assert now(machine, checkpoint).reason is Reason.REANCHORED
+    size = machine.load(0)
+    machine.files(40)
+    machine.execute(size)
+    judgement = now(machine, checkpoint)
+    assert judgement.verdict is Verdict.TRUNCATED
+    assert judgement.timeline is not None
+    # It is the new loss that is named, not the one that was taken over.
+    assert judgement.first_divergence == judgement.timeline.boots[3].index
+    again = kept(judgement, reanchor=True)
+    assert again.anchor is not None
+    assert again.anchor.proven == 8
+    assert now(machine, again).reason is Reason.REANCHORED
+
+
+@pytest.mark.parametrize("index", [0, 5, 20, -4, -1])
+def test_nothing_may_change_around_the_anchor(index: int) -> None:
+    machine, checkpoint = anchored()
+    machine.files(3)
+    machine.records[index] = ng("/evil")
+    assert now(machine, checkpoint).verdict not in (Verdict.IN_SYNC, Verdict.TRUNCATED) or index < 0
+    assert now(machine, checkpoint).verdict is not Verdict.IN_SYNC
+
+
+def test_cold_boot_ends_the_anchor() -> None:
+    machine, checkpoint = anchored()
+    machine.cold_reset()
+    judgement = now(machine, checkpoint)
+    assert outcome(judgement) == (
+        Verdict.IN_SYNC,
+        Reason.MATCH,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+    assert kept(judgement).anchor is None
+
+
+def test_value_of_the_anchor_counts() -> None:
+    machine, checkpoint = anchored()
+    assert checkpoint.anchor is not None
+    pcrs = {bank: bytes(len(value)) for bank, value in checkpoint.anchor.pcrs.items()}
+    forged = replace(checkpoint, anchor=replace(checkpoint.anchor, pcrs=pcrs))
+    assert now(machine, forged).verdict is not Verdict.IN_SYNC
+
+
+def test_what_cannot_be_anchored(machine: Machine) -> None:
+    with pytest.raises(UserError, match="says nothing about a list"):
+        next_checkpoint(judge(replace(machine.evidence(), snapshots=())), reanchor=True)
+    machine.records.append(ng("/late"))
+    with pytest.raises(UserError, match="do not cover each other"):
+        next_checkpoint(now(machine), reanchor=True)
+    machine.records[-1] = replace(machine.records[-1], digest=b"x" * 20)
+    with pytest.raises(UserError, match="TAMPERED"):
+        next_checkpoint(now(machine), reanchor=True)
+
+
+def test_no_anchor_while_the_list_grows() -> None:
+    machine, size = lossy()
+    machine.files(40)
+    machine.execute(size)
+    machine.snapshots = []
+    before = machine.quote()
+    machine.files(1)
+    machine.snapshot("now")
+    machine.snapshots[0] = replace(machine.snapshots[0], before=before)
+    with pytest.raises(UserError, match="went on while the list was read"):
+        next_checkpoint(judge(machine.evidence()), reanchor=True)
+
+
+def test_list_in_sync_needs_no_anchor(machine: Machine) -> None:
+    assert kept(now(machine), reanchor=True).anchor is None
+
+
+# Detached lists.
+
+
+def detached(machine: Machine, folder: Path, checkpoint: Checkpoint | None = None) -> Judgement:
+    log = folder / "log"
+    log.write_bytes(pack(machine.records))
+    record = machine.quote()
+    files = QuoteFiles(record.attest, record.signature, record.nonce, record.pcrs, "quote")
+    vouchers = Vouchers(machine.key.public, "key", (files,), Selection.of_banks(machine.banks))
+    return judge_list(log, vouchers, checkpoint=checkpoint)
+
+
+def test_detached_lists_go_on_as_well(machine: Machine, tmp_path: Path) -> None:
+    checkpoint = kept(detached(machine, tmp_path))
+    machine.files(2)
+    assert outcome(detached(machine, tmp_path, checkpoint)) == GOES_ON
+    # One checkpoint serves both.
+    assert outcome(now(machine, checkpoint)) == GOES_ON
+    machine.key = Key()
+    assert detached(machine, tmp_path, checkpoint).reason is Reason.AK
+
+
+def test_bare_values_have_no_history(machine: Machine, tmp_path: Path) -> None:
+    checkpoint = kept(now(machine))
+    log = tmp_path / "log"
+    log.write_bytes(pack(machine.records))
+    pcrs = {bank: {10: value} for bank, value in machine.pcr10.items()}
+    with pytest.raises(UserError, match="nobody has signed"):
+        judge_list(log, pcrs, checkpoint=checkpoint)
+    with pytest.raises(UserError, match="nobody has signed"):
+        next_checkpoint(judge_list(log, pcrs))
+
+
+def test_list_of_another_bank(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    layout = replace(checkpoint.layout, bank="sha256")
+    with pytest.raises(UserError, match="digests of sha256"):
+        now(machine, replace(checkpoint, layout=layout))
+
+
+# The file.
+
+
+def test_file_says_it_all(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    assert Checkpoint.load(path) is None
+    for checkpoint in (kept(now(machine)), anchored()[1]):
+        checkpoint.save(path)
+        loaded = Checkpoint.load(path)
+        assert loaded == replace(checkpoint, clock_info=replace(checkpoint.clock_info, safe=True))
+        assert [item.name for item in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def spoiled(**members: object) -> Callable[[dict[str, object]], object]:
+    return lambda document: {**document, **members}
+
+
+HEX = "00" * 32
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda _: [], ""),
+        (spoiled(schema="imakexec-checkpoint/2"), "schema"),
+        (spoiled(key="00"), "key"),
+        (spoiled(reset_count=-1), "reset_count"),
+        (spoiled(clock_ms=True), "clock_ms"),
+        (spoiled(byteorder="middle"), "byteorder"),
+        (spoiled(bank="md5"), "bank"),
+        (spoiled(pcrs={}), "pcrs"),
+        (spoiled(pcrs={"sha1": "00"}), "pcrs.sha1"),
+        (spoiled(pcrs={"md5": "00" * 16}), "pcrs.md5"),
+        (spoiled(ladder=[]), "ladder"),
+        (spoiled(ladder=[{"records": 0, "sha256": HEX}]), "ladder"),
+        (spoiled(ladder=[{"records": 2, "sha256": HEX}, {"records": 1, "sha256": HEX}]), "ladder"),
+        (spoiled(ladder=[{"records": 1, "sha256": "zz"}]), "ladder[0].sha256"),
+        (spoiled(anchor={"records": 1, "pcrs": {"sha1": "00" * 20}, "proven": 0}), "anchor"),
+        (spoiled(anchor={"records": 99, "pcrs": {}, "proven": 0}), "anchor.pcrs"),
+        (spoiled(further=1), "further"),
+    ],
+)
+def test_file_that_is_no_checkpoint(
+    machine: Machine, tmp_path: Path, spoil: Callable[[object], object], field: str
+) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_text(json.dumps(spoil(kept(now(machine)).to_json())))
+    with pytest.raises(UserError, match="no checkpoint") as caught:
+        Checkpoint.load(path)
+    assert caught.value.where == (f"{path}, field {field}" if field else str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b" " * ((1 << 20) + 1)])
+def test_file_that_is_no_json(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="no checkpoint"):
+        Checkpoint.load(path)
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        Checkpoint.load(tmp_path)
+
+
+# The command.
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
+
+
+def folder_of(machine: Machine, folder: Path) -> Path:
+    machine.snapshots = []
+    machine.snapshot("now")
+    evidence = machine.evidence()
+    assert evidence.ak_public is not None
+    assert evidence.ak_pem is not None
+    with EvidenceWriter.create(folder) as writer:
+        writer.set_required_banks(evidence.required_banks)
+        writer.set_ak(evidence.ak_public, evidence.ak_pem)
+        for boot in evidence.boots:
+            writer.add_boot(boot)
+        for snapshot in evidence.snapshots:
+            writer.add_snapshot(snapshot)
+    return folder
+
+
+def test_command_from_the_first_list_over_a_loss_to_a_cold_boot(run: Run, tmp_path: Path) -> None:
+    machine, size = lossy()
+    file = tmp_path / "state"
+
+    def verify(name: str, *options: str) -> tuple[object, str]:
+        folder = folder_of(machine, tmp_path / name)
+        ended = run("verify", folder, "--checkpoint", file, *options)
+        assert not ended.err
+        return ended.code, ended.out
+
+    assert verify("first")[0] == 0
+    first = file.read_bytes()
+    machine.files(40)
+    assert "goes on from the checkpoint, whose 8 records" in verify("second")[1]
+    assert file.read_bytes() != first
+    machine.execute(size)
+    lost = file.read_bytes()
+    code, out = verify("third")
+    assert code == 10
+    assert "a kexec has left the first" in out
+    assert file.read_bytes() == lost
+    assert verify("fourth", "--reanchor")[0] == 10
+    assert file.read_bytes() != lost
+    machine.files(2)
+    code, out = verify("fifth")
+    assert code == 0
+    assert "IN_SYNC (reanchored)" in out
+    assert "degraded" in out
+    machine.cold_reset()
+    code, out = verify("sixth")
+    assert code == 0
+    assert "IN_SYNC (match)" in out
+    assert "the TPM was reset since the checkpoint" in out
+
+
+def test_command_that_cannot_keep_its_checkpoint(run: Run, tmp_path: Path) -> None:
+    machine = patched_run()
+    folder = folder_of(machine, tmp_path / "evidence")
+    ended = run("verify", folder, "--checkpoint", tmp_path / "nowhere" / "file")
+    assert ended.code == 3
+    assert "checkpoint cannot be written" in ended.err
+
+
+def test_command_keeps_no_result_in_its_checkpoint(run: Run, tmp_path: Path) -> None:
+    folder = folder_of(patched_run(), tmp_path / "evidence")
+    file = tmp_path / "state"
+    assert run("verify", folder, "--checkpoint", file).code == 0
+    content = file.read_bytes()
+    ended = run("verify", folder, "--checkpoint", file, "--json", file)
+    assert ended.code == 2
+    assert file.read_bytes() == content
+
+
+def test_a_machine_that_claims_a_cold_boot_by_kexec_fools_nobody(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.records = list[Rec]()
+    machine.boot(BootKind.COLD)
+    judgement = now(machine, checkpoint)
+    assert judgement.verdict is not Verdict.IN_SYNC
+    assert judgement.continuity is not None
+    assert judgement.continuity.state is not ContinuityState.NEW_POWER_CYCLE

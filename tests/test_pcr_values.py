@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""PCR values are read from every form that tools write, and from nothing that only looks so."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from imakexec.attest.pcr_values import parse_pcr_options, read_pcr_values
+from imakexec.attest.reasons import Reason, Rejection
+from imakexec.attest.structures import PcrSelection
+from imakexec.errors import UserError
+
+PCR10 = bytes([0, 4, 0])
+SIGNED = (PcrSelection(0x4, PCR10), PcrSelection(0xB, bytes([1, 4, 0])))
+VALUES = {"sha1": {10: b"a" * 20}, "sha256": {0: b"b" * 32, 10: b"c" * 32}}
+JOINED = b"a" * 20 + b"b" * 32 + b"c" * 32
+
+
+def serialized(
+    *, banks: int = 2, lists: int = 1, count: int = 3, sizes: tuple[int, ...] = (20, 32, 32)
+) -> bytes:
+    """As tpm2-tools write them, from the description in the module under test."""
+    head = struct.pack("<I", banks)
+    for item in SIGNED:
+        head += struct.pack("<HB", item.hash_alg, 3) + item.bitmap + bytes(2)
+    head += bytes(4 + 16 * 8 - len(head))
+    digests = b""
+    for size, value in zip(sizes, (b"a" * 20, b"b" * 32, b"c" * 32), strict=True):
+        digests += struct.pack("<H", size) + value.ljust(64, b"\0")
+    body = (struct.pack("<I", count) + digests).ljust(4 + 8 * 66, b"\0")
+    return head + struct.pack("<I", lists) + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        JOINED,
+        serialized(),
+        json.dumps(
+            {b: {str(i): v.hex() for i, v in p.items()} for b, p in VALUES.items()}
+        ).encode(),
+    ],
+    ids=["values", "serialized", "json"],
+)
+def test_three_forms(content: bytes) -> None:
+    assert read_pcr_values(content, SIGNED, "f") == VALUES
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        JOINED[:-1],
+        JOINED + b"\0",
+        b"\0",
+        serialized(banks=17),
+        serialized(lists=2),
+        serialized(count=9),
+        serialized(count=2),
+        serialized(sizes=(65, 32, 32)),
+        serialized(sizes=(20, 32, 31)),
+        serialized()[:-1],
+        b"{",
+        b'{"sha1": 1}',
+        b'{"sha1": {"x": "aa"}}',
+        b'{"sha1": {"10": "AA"}}',
+    ],
+)
+def test_no_values(content: bytes) -> None:
+    with pytest.raises(Rejection) as caught:
+        read_pcr_values(content, SIGNED, "the file")
+    assert caught.value.reason is Reason.PCR_DIGEST
+    assert caught.value.where == "the file"
+
+
+def test_bank_that_is_unknown() -> None:
+    with pytest.raises(Rejection):
+        read_pcr_values(bytes(32), [PcrSelection(0x12, PCR10)], "f")
+    with pytest.raises(Rejection):
+        read_pcr_values(bytes(40), [SIGNED[0], SIGNED[0]], "f")
+
+
+def test_single_values() -> None:
+    texts = ["sha256:10=" + "aB" * 32, "sha256:0=0x" + "00" * 32, "sha1:10=" + "11" * 20]
+    assert parse_pcr_options(texts) == {
+        "sha256": {10: b"\xab" * 32, 0: bytes(32)},
+        "sha1": {10: b"\x11" * 20},
+    }
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["sha256:10"],
+        ["10=" + "00" * 32],
+        ["sha256:10=" + "00" * 31],
+        ["sha256:10=" + "00" * 20],
+        ["sha256:24=" + "00" * 32],
+        ["md5:10=" + "00" * 16],
+        ["sha1:10=" + "0g" * 20],
+        ["sha1:10=" + "00" * 20] * 2,
+    ],
+)
+def test_no_single_values(texts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_pcr_options(texts)
+    assert caught.value.where.startswith("--pcr")
+    assert caught.value.remedy
