@@ -4,6 +4,8 @@
 It replays a list in the SHA-1 and SHA-256 banks and compares the outcome with PCR values from
 files. It sees no quote, no key and no kexec, and it accepts some lists that are wrong. So it never
 decides anything here: tests hold it against the verifier, and a benchmark runs beside it.
+
+What is said here of its behaviour was seen of version 1.4.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from imakexec import process
 from imakexec.deadline import Deadline
@@ -26,7 +29,7 @@ BANKS = ("sha1", "sha256")
 """All banks that it replays, in the order in which it compares them."""
 
 _PCRS = range(24)
-_PCR_SIZES: Mapping[str, int] = {"sha1": 20, "sha256": 32}
+_PCR_SIZES: Mapping[str, int] = MappingProxyType({"sha1": 20, "sha256": 32})
 _MATCHED = "Matched per TPM bank calculated digest(s)."
 _FAULTS = frozenset(
     {
@@ -60,6 +63,11 @@ class Opinion:
     returncode: int
     words: str
 
+    @property
+    def accepts(self) -> bool:
+        """Whether it found nothing wrong."""
+        return self.answer is Answer.ACCEPTED
+
     def __str__(self) -> str:
         return f"{EVMCTL}: {self.answer}, exit status {self.returncode}: {self.words.strip()}"
 
@@ -91,7 +99,7 @@ def pcr_file(bank: str, values: Mapping[int, bytes]) -> str:
     Raises:
         ValueError: there is no such bank or PCR, or a value is not as long as the bank's digests.
     """
-    if bank not in _PCR_SIZES:
+    if bank not in BANKS:
         raise ValueError(f"bank {bank!r}: {EVMCTL} replays {' and '.join(BANKS)}")
     size = _PCR_SIZES[bank]
     for index, value in values.items():
