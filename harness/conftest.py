@@ -23,16 +23,18 @@ from rich.console import Console
 
 from imakexec import job
 from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
-from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge_folder
+from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
 from imakexec.attest.handover import HandoverBuffer
+from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
-from imakexec.evidence import Evidence
+from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.series import PatchSeries
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
+from imakexec.oracle_check import disagreements
 from imakexec.project import find_project
 from imakexec.report.live import TerminalProgress
 from imakexec.scenario import Session
@@ -42,6 +44,9 @@ ENOUGH_KB = 40
 
 GONE_SECONDS = 2.0
 """How long what is left of a killed run may go on."""
+
+ORACLE_SECONDS = 120.0
+"""For all lists of a test; one of 80 MiB takes a second."""
 
 FAIL_ALLOCATIONS = """
 set -e
@@ -158,6 +163,42 @@ class Lab:
     def judge(self) -> Run:
         """Judge what the session left, as `imakexec verify` would."""
         return Run(self.folder, Evidence.load(self.folder), judge_folder(self.folder))
+
+
+def evidence_below(folder: Path) -> Iterator[Path]:
+    """All evidence folders below a folder, whoever has written them."""
+    # What a killed run leaves may be removed meanwhile, which walk() takes for an empty folder.
+    for parent, _, files in os.walk(folder):
+        if MANIFEST in files:
+            yield Path(parent)
+
+
+@pytest.fixture(scope="session")
+def heard() -> set[Path]:
+    """The evidence folders that have had their second opinion."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def _second_opinion(tmp_path_factory: pytest.TempPathFactory, heard: set[Path]) -> Iterator[None]:
+    """Hold evmctl against the verifier on all evidence that there is after a test.
+
+    Here and not where a test judges, so that no test can leave it out: runs of the command and
+    folders that nobody has judged count as well.
+    """
+    yield
+    deadline = Deadline.after(ORACLE_SECONDS)
+    found = []
+    for folder in sorted(set(evidence_below(tmp_path_factory.getbasetemp())) - heard):
+        heard.add(folder)
+        try:
+            evidence = Evidence.load(folder)
+        except EvidenceFault:
+            continue  # there is no list that could be trusted to be the one that was taken
+        found += [
+            f"{folder}: {line}" for line in disagreements(evidence, judge(evidence), deadline)
+        ]
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture(scope="session")
