@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from evidence_maker import Machine, patched_run
+from evidence_maker import Machine, Rec, buf, ng, pack, patched_run
 from rich.console import Console
 
-from imakexec.attest import Judgement, judge
+from imakexec.attest import Judgement, judge, judge_list
 from imakexec.evidence import BootKind
 from imakexec.report.terminal import print_complaints, print_judgement
 
@@ -71,3 +72,67 @@ def test_kernel_messages_are_shown_as_they_are() -> None:
     written = io.StringIO()
     print_complaints(Console(file=written), ["[    1.5] ima: [bold]full[/bold]"])
     assert written.getvalue() == "kernel    [    1.5] ima: [bold]full[/bold]\n"
+
+
+def _detached(records: list[Rec], values: dict[str, bytes], tmp_path: Path) -> list[str]:
+    log = tmp_path / "log"
+    log.write_bytes(pack(records))
+    return _printed(judge_list(log, {bank: {10: value} for bank, value in values.items()}))
+
+
+def test_the_first_record_in_doubt_is_shown_among_its_neighbours(tmp_path: Path) -> None:
+    machine = Machine()
+    machine.boot()
+    machine.files(9)
+    values = machine.pcr10
+    lines = _detached([*machine.records[:5], ng("/evil")], values, tmp_path)
+    at = lines.index("first record in doubt")
+    assert [line[0] for line in lines[at + 1 : at + 5]] == [">", " ", " ", " "]
+    lines = _printed(_lossy_run())
+    at = lines.index("first record in doubt")
+    marked = [line for line in lines[at + 1 :] if line.startswith(">")]
+    assert len(marked) == 1
+    assert "boot_aggregate" in marked[0]
+
+
+def test_a_list_that_ends_too_early_says_so() -> None:
+    machine = patched_run(3)
+    machine.snapshot("now")
+    machine.extend(ng("/behind-the-back"))
+    last = replace(machine.snapshots[-1], after=machine.quote())
+    evidence = replace(machine.evidence(), snapshots=(last,))
+    assert f">{len(machine.records):5}  the list ends here" in _printed(judge(evidence))
+
+
+def test_what_a_guest_has_measured_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    machine = Machine()
+    machine.boot()
+    machine.measure(buf("kernel_version", b"\x1b[2J6.1"), ng("/\x1b[31m[bold]\n"))
+    lines = _detached(machine.records, {"sha256": bytes(32)}, tmp_path)
+    assert not any("\x1b" in line for line in lines)
+    assert any("[bold]" in line for line in lines)
+
+
+def test_bare_values_are_called_that(tmp_path: Path) -> None:
+    machine = patched_run(3)
+    lines = _detached(machine.records, machine.pcr10, tmp_path)
+    assert any("Nothing was authenticated" in line for line in lines)
+    assert not any("Nothing was authenticated" in line for line in _printed(_lossy_run()))
+
+
+def test_boots_are_listed_with_their_counters() -> None:
+    lines = _printed(judge(patched_run(5).evidence()))
+    at = lines.index("boots")
+    assert lines[at + 1 : at + 5] == [
+        "     0  cold    14 records, Linux 6.1.192",
+        " " * 16 + "resetCount 2, restartCount 0, clock 110 to 140 ms",
+        "    14  kexec   5 records, Linux 6.1.192",
+        " " * 16 + "resetCount 2, restartCount 0, clock 150 to 160 ms",
+    ]
+
+
+def test_a_full_buffer_is_called_full() -> None:
+    lines = _printed(judge(patched_run(200, extra=2048).evidence()))
+    assert any("full: one more record would not have found room" in line for line in lines)
+    assert any("markers  load only" in line for line in lines)
+    assert not any("full:" in line for line in _printed(judge(patched_run(5).evidence())))

@@ -347,3 +347,70 @@ def test_boot_aggregate_covers_pcr_8_and_9_but_for_sha1(bank: str) -> None:
     machine.snapshots.pop(0)
     state = BootAggregateState.MATCHES if bank == "sha1" else BootAggregateState.DIFFERS
     assert timeline_of(machine).boot_aggregates[0].state is state
+
+
+# How each boot began, and what the TPM said in it.
+
+
+def test_boots_by_kexec_keep_the_counters() -> None:
+    boots = timeline_of(patched_run(5)).boots
+    assert [boot.kind for boot in boots] == [BootKind.COLD, BootKind.KEXEC]
+    clocks = [boot.clock for boot in boots]
+    assert all(clock is not None and clock[0].pair == clock[1].pair == (2, 0) for clock in clocks)
+    seen = [(clock[0].clock, clock[1].clock) for clock in clocks if clock]
+    assert seen == [(110, 140), (150, 160)]
+
+
+def test_a_boot_without_a_quote_has_no_clock() -> None:
+    machine = patched_run(5)
+    machine.snapshots = machine.snapshots[-1:]
+    first, second = timeline_of(machine).boots
+    assert first.clock is None
+    assert second.clock is not None
+
+
+def test_a_list_that_was_handed_nothing_begins_with_a_kexec() -> None:
+    machine = Machine()
+    machine.boot()
+    machine.snapshot("boot")
+    machine.records = []
+    machine.boot(BootKind.KEXEC)
+    machine.snapshot("after-kexec")
+    (boot,) = timeline_of(machine).boots
+    assert boot.kind is BootKind.KEXEC
+
+
+def test_full_is_when_the_next_record_has_no_room() -> None:
+    machine = patched_run(200, extra=2048)
+    (handover,) = timeline_of(machine).handovers
+    assert handover.full is True
+    roomy = patched_run(5, extra=65536)
+    assert timeline_of(roomy).handovers[0].full is False
+    assert timeline_of(plain_run(5)).handovers[0].full is None
+
+
+def test_full_of_a_verifier_that_has_seen_nothing_before() -> None:
+    """The next record is unknown, so the largest before stands for it, not one behind."""
+    machine = patched_run(200, extra=2048)
+    machine.snapshots = machine.snapshots[-1:]
+    (handover,) = timeline_of(machine).handovers
+    assert handover.segment_size is not None
+    sizes = [len(record.pack()) for record in machine.records[: handover.index]]
+    room = handover.segment_size - handover.bytes_used
+    assert handover.full is (room < max(sizes))
+    machine.files(1, "/x" * 2000)
+    machine.snapshots = []
+    machine.snapshot("later")
+    assert timeline_of(machine).handovers[0].full is handover.full
+
+
+def test_markers_tell_of_records_that_are_not_there() -> None:
+    machine = patched_run(5)
+    assert timeline_of(machine).handovers[0].uncounted == 0
+    del machine.records[9:12]
+    machine.snapshots = []
+    machine.snapshot("now")
+    judgement = judge(machine.evidence())
+    assert judgement.timeline is not None
+    assert judgement.timeline.handovers[0].uncounted == 3
+    assert "at least 3 records known to be lost" in judgement.sentence
