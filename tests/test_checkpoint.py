@@ -13,6 +13,7 @@ from command_line import Run
 from evidence_maker import Key, Machine, Rec, ng, pack, patched_run, violation
 
 from imakexec.attest import (
+    Anchor,
     Checkpoint,
     Flag,
     Judgement,
@@ -27,7 +28,7 @@ from imakexec.attest import (
     next_checkpoint,
 )
 from imakexec.attest.checkpoint import ContinuityState, Survival
-from imakexec.errors import UserError
+from imakexec.errors import InfraError, UserError
 from imakexec.evidence import BootKind, EvidenceWriter
 
 
@@ -171,6 +172,25 @@ def test_list_from_before_a_cold_boot(machine: Machine) -> None:
     )
 
 
+def test_machine_that_measures_the_same_at_every_boot() -> None:
+    """Its new list begins like the old one, which makes it none from before the reset."""
+    machine = Machine()
+    machine.boot()
+    checkpoint = kept(now(machine))
+    machine.cold_reset()
+    assert outcome(now(machine, checkpoint)) == (
+        Verdict.IN_SYNC,
+        Reason.MATCH,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+    machine.records.append(ng("/late"))
+    assert outcome(now(machine, checkpoint)) == (
+        Verdict.OUT_OF_SYNC,
+        Reason.UNCOVERED_TAIL,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+
+
 def test_suspend_to_ram_keeps_pcr_10(machine: Machine) -> None:
     checkpoint = kept(now(machine))
     machine.restart += 1
@@ -191,6 +211,23 @@ def test_cold_boot_within_the_evidence(machine: Machine) -> None:
     forged = replace(first, log=pack([ng("/evil"), *patched_run(0).records]))
     machine.snapshots[0] = forged
     assert judge(machine.evidence(), checkpoint=checkpoint).verdict is Verdict.TAMPERED
+
+
+@pytest.mark.parametrize("further", [0, 1, 2])
+def test_kexec_near_by_explains_no_change_of_a_list_that_replays(further: int) -> None:
+    """The rungs of a long list are too far apart to tell a violation from the boot behind it."""
+    machine = Machine(("sha256",))
+    machine.boot()
+    machine.files(2060)
+    size = machine.load(1 << 20)
+    machine.measure(violation("/good"))
+    changed = len(machine.records) - 1
+    machine.execute(size)
+    machine.files(further)
+    checkpoint = kept(now(machine))
+    machine.records[changed] = violation("/evil")
+    assert now(machine).verdict is Verdict.IN_SYNC
+    assert now(machine, checkpoint).reason is Reason.HISTORY_REWRITTEN
 
 
 # Losses.
@@ -263,6 +300,9 @@ def test_long_lists_keep_a_ladder_of_bounded_length() -> None:
     short = MeasurementLog.parse(pack([ng(f"/{n}") for n in range(2718)]))
     assert checkpoint.survival(short) == survival
     assert checkpoint.survival(log) == Survival(5000, None)
+    anchor = Anchor(2718, checkpoint.pcrs, 0)
+    anchored = Checkpoint.of(log, judged.item.quotes[-1], key=quote.key, anchor=anchor)
+    assert 2718 in [rung.records for rung in anchored.ladder]
 
 
 # Re-anchoring.
@@ -321,6 +361,27 @@ def test_kexecs_after_the_anchor() -> None:
     assert again.anchor is not None
     assert again.anchor.proven == 8
     assert now(machine, again).reason is Reason.REANCHORED
+
+
+def test_loss_of_records_before_the_anchor() -> None:
+    """The kernel that is to cut the list was loaded before the anchor was set."""
+    machine, size = lossy()
+    machine.files(40)
+    machine.execute(size)
+    size = machine.load(0)
+    machine.files(60)
+    checkpoint = kept(now(machine), reanchor=True)
+    assert checkpoint.anchor is not None
+    machine.execute(size)
+    machine.files(100)
+    judgement = now(machine, checkpoint)
+    assert judgement.timeline is not None
+    lost_at = judgement.timeline.boots[2].index
+    assert lost_at < checkpoint.anchor.records < len(machine.records)
+    assert (judgement.verdict, judgement.continuity and judgement.continuity.state) == (
+        Verdict.TRUNCATED,
+        ContinuityState.LOSS,
+    )
 
 
 @pytest.mark.parametrize("index", [0, 5, 20, -4, -1])
@@ -431,6 +492,13 @@ def test_file_says_it_all(machine: Machine, tmp_path: Path) -> None:
         loaded = Checkpoint.load(path)
         assert loaded == replace(checkpoint, clock_info=replace(checkpoint.clock_info, safe=True))
         assert [item.name for item in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_file_that_cannot_be_replaced(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InfraError, match="cannot be written"):
+        kept(now(machine)).save(tmp_path / "folder")
+    assert [item.name for item in tmp_path.iterdir()] == ["folder"]
 
 
 def spoiled(**members: object) -> Callable[[dict[str, object]], object]:

@@ -108,6 +108,7 @@ def test_nonce_of_another_quote() -> None:
     genuine = vouchers("p256")
     stale = replace(genuine, quotes=(replace(genuine.quotes[0], nonce=bytes(32)),))
     assert judge_list(LOG, stale).reason is Reason.NONCE
+    assert judge_list(LOG, stale).where == "p256"
     twice = replace(genuine, quotes=genuine.quotes * 2)
     assert judge_list(LOG, twice).reason is Reason.NONCE
 

@@ -56,6 +56,7 @@ def test_three_forms(content: bytes) -> None:
         JOINED + b"\0",
         b"\0",
         serialized(banks=17),
+        serialized(banks=1 << 31),
         serialized(lists=2),
         serialized(count=9),
         serialized(count=2),
@@ -73,6 +74,19 @@ def test_no_values(content: bytes) -> None:
         read_pcr_values(content, SIGNED, "the file")
     assert caught.value.reason is Reason.PCR_DIGEST
     assert caught.value.where == "the file"
+
+
+def test_digest_longer_than_any() -> None:
+    selection = struct.pack("<HB", 0xD, 3) + PCR10 + bytes(2)
+    head = (struct.pack("<I", 1) + selection).ljust(4 + 16 * 8, b"\0") + struct.pack("<I", 1)
+    for size in (64, 65):
+        body = struct.pack("<IH", 1, size) + b"d" * 64
+        content = head + body.ljust(4 + 8 * 66, b"\0")
+        if size == 64:
+            assert read_pcr_values(content, (), "f") == {"sha512": {10: b"d" * 64}}
+        else:
+            with pytest.raises(Rejection, match="a digest of 65 bytes"):
+                read_pcr_values(content, (), "f")
 
 
 def test_bank_that_is_unknown() -> None:

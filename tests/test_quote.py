@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from evidence_maker import (
     AK_ATTRIBUTES,
@@ -18,6 +20,7 @@ from evidence_maker import (
     Key,
     Machine,
     ng,
+    two_b,
 )
 
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
@@ -402,3 +405,103 @@ def test_other_banks(banks: tuple[str, ...]) -> None:
     machine = Machine(banks)
     machine.measure(ng("/a"))
     assert check(machine, machine.quote()).pcr(10) == machine.pcr10
+
+
+# RSA keys, and keys of which only the public part is known.
+
+
+class RsaKey(Key):
+    """A restricted RSA key, RSASSA with SHA-256 by its area, that can be made to sign otherwise."""
+
+    def __init__(self, size: int = 2048, bits: int | None = None) -> None:
+        super().__init__()
+        self.rsa = rsa.generate_private_key(65537, size)
+        self.bits = bits or size
+        self.hash: hashes.HashAlgorithm = hashes.SHA256()
+        self.padding: padding.AsymmetricPadding = padding.PKCS1v15()
+        self.label = (0x14, 0xB)
+
+    @property
+    def area(self) -> bytes:
+        modulus = self.rsa.public_key().public_numbers().n
+        return (
+            struct.pack(">HHI", 1, 0xB, self.attributes)
+            + two_b(b"")
+            + struct.pack(">HHHHI", 0x10, 0x14, 0xB, self.bits, 0)
+            + two_b(modulus.to_bytes(-(-modulus.bit_length() // 8), "big"))
+        )
+
+    @property
+    def pem(self) -> str:
+        key = self.rsa.public_key()
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def sign(self, data: bytes) -> bytes:
+        signature = two_b(self.rsa.sign(data, self.padding, self.hash))
+        second = two_b(b"") if self.label[0] == 0x18 else b""
+        return struct.pack(">HH", *self.label) + signature + second
+
+
+def pss(hash_alg: hashes.HashAlgorithm) -> padding.PSS:
+    return padding.PSS(padding.MGF1(hash_alg), padding.PSS.DIGEST_LENGTH)
+
+
+def by(key: Key, *, bare: bool) -> AttestationKey:
+    return (
+        AttestationKey.from_pem(key.pem, "f") if bare else AttestationKey.load(key.public, key.pem)
+    )
+
+
+def verified(key: Key, *, bare: bool) -> Quote:
+    machine = Machine(key=key)
+    return verify_quote(machine.quote(), by(key, bare=bare), FROM_0_TO_10, primary=not bare)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_rsa_key_of_a_machine(bare: bool) -> None:
+    assert verified(RsaKey(), bare=bare).clock_info is not None
+
+
+def test_key_is_bound_to_its_scheme() -> None:
+    """A bare public key is bound to none, so that there any of them will do."""
+    key = RsaKey()
+    key.padding, key.label = pss(key.hash), (0x16, 0xB)
+    assert reason_of(lambda: verified(key, bare=False)) is Reason.SIGNATURE
+    verified(key, bare=True)
+
+
+def test_signature_with_a_wrong_label() -> None:
+    key = RsaKey()
+    key.padding, key.label = pss(key.hash), (0x18, 0xB)
+    assert reason_of(lambda: verified(key, bare=True)) is Reason.SIGNATURE
+    key.label = (0x14, 0xB)
+    assert reason_of(lambda: verified(key, bare=True)) is Reason.SIGNATURE
+
+
+def test_sha1_signatures_are_worth_nothing() -> None:
+    key = RsaKey()
+    key.hash, key.label = hashes.SHA1(), (0x14, 0x4)
+    assert reason_of(lambda: verified(key, bare=True)) is Reason.SIGNATURE
+
+
+def test_rsa_key_that_is_too_short() -> None:
+    key = RsaKey(1024)
+    assert reason_of(lambda: by(key, bare=False)) is Reason.AK
+    assert reason_of(lambda: by(key, bare=True)) is Reason.AK
+
+
+def test_rsa_key_that_is_not_as_long_as_it_says() -> None:
+    key = RsaKey(bits=2056)
+    assert reason_of(lambda: by(key, bare=False)) is Reason.AK
+
+
+def test_public_keys_of_other_kinds() -> None:
+    keys = (
+        ec.generate_private_key(ec.SECP521R1()).public_key(),
+        ed25519.Ed25519PrivateKey.generate().public_key(),
+    )
+    for key in keys:
+        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        with pytest.raises(Rejection) as caught:
+            AttestationKey.from_pem(pem, "f")
+        assert caught.value.reason is Reason.AK
