@@ -23,15 +23,20 @@ from imakexec import sizing
 from imakexec.errors import UserError
 from imakexec.sizing import (
     MARKER_SIZE,
+    Caveat,
     Growth,
     Question,
     Sizes,
+    Snapshot,
     at_most,
+    bound,
+    growth_of,
     least_option,
+    most_seen,
     need,
     option_room,
+    parse_duration,
     parse_time,
-    parse_window,
     size_lists,
 )
 
@@ -158,6 +163,110 @@ def test_bursts_widen_the_estimate(
     assert (figures.need.records > plain.records) == (dispersion > 1)
 
 
+def test_bursts_within_the_limit_as_often_as_was_said() -> None:
+    """Bursts of 20 records, one in an interval on average: watched for some, then one more."""
+    rng = random.Random(11)
+    kept = {
+        intervals: sum(next_interval_is_within_the_limit(rng, intervals) for _ in range(300)) / 300
+        for intervals in (1, sizing._ENOUGH_INTERVALS)
+    }
+    assert kept[sizing._ENOUGH_INTERVALS] >= 0.97
+    assert kept[1] < 0.85, "a single interval is enough: then nothing has to be minded"
+
+
+def next_interval_is_within_the_limit(rng: random.Random, intervals: int) -> bool:
+    arrived = [20 * poisson(rng, 1) for _ in range(intervals + 1)]
+    counts = [sum(arrived[:n]) for n in range(intervals + 1)]
+    snapshots = [Snapshot(60.0 * n, count, 90 * count) for n, count in enumerate(counts)]
+    growth = growth_of(snapshots)
+    return arrived[-1] <= bound(growth, Sizes.of([90]), snapshots, 60, 0.99)[0]
+
+
+SNAPSHOTS = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(0, 900)), min_size=2, max_size=12
+).map(
+    lambda steps: [
+        Snapshot(*(float(sum(values)), sum(records), sum(sizes)))
+        for n in range(len(steps))
+        for values, records, sizes in [zip(*steps[: n + 1], strict=True)]
+    ]
+)
+
+
+@given(SNAPSHOTS, st.integers(1, 40))
+def test_most_seen_against_a_naive_search(snapshots: list[Snapshot], window: int) -> None:
+    pairs = [
+        (later.records - earlier.records, later.size - earlier.size)
+        for n, later in enumerate(snapshots)
+        for earlier in snapshots[:n]
+        if later.at - earlier.at <= window
+    ]
+    found = most_seen(snapshots, window)
+    assert found == ((max(r for r, _ in pairs), max(s for _, s in pairs)) if pairs else None)
+
+
+def test_a_window_takes_no_less_than_was_seen(tmp_path: Path) -> None:
+    """99 quiet intervals and one burst: few enough to let the deviation look small."""
+    counts = [10 + 400 * (n > 50) for n in range(101)]
+    paths = [written(tmp_path, files(count), f"{n:03}") for n, count in enumerate(counts)]
+    times = [10.0 * n for n in range(101)]
+    figures = size_lists(paths, times, Question(window=10, confidence=0.9))
+    assert figures.need is not None
+    assert figures.growth is not None
+    assert figures.need.seen_records == 400 == figures.need.records
+    assert figures.need.seen_size == 400 * RECORD
+    assert figures.need.size == 400 * RECORD + 2 * MARKER_SIZE
+    assert at_most(figures.growth, figures.assumed, 10, 0.9)[0] < 400
+    assert figures.caveats == (Caveat.MORE_SEEN,)
+
+
+@pytest.mark.parametrize(
+    ("counts", "step", "window", "caveats"),
+    [
+        ([10 * n for n in range(1, 14)], 60, 600, ()),
+        ([10 * n for n in range(1, 13)], 60, 600, (Caveat.FEW_INTERVALS,)),
+        ([10 * n for n in range(1, 14)], 60, 721, (Caveat.LONG_WINDOW,)),
+        ([10] * 13, 60, 600, (Caveat.NO_GROWTH,)),
+        ([10, 20], 60, 600, (Caveat.FEW_INTERVALS, Caveat.LONG_WINDOW)),
+    ],
+)
+def test_figures_that_rest_on_too_little_say_so(
+    run: Run,
+    tmp_path: Path,
+    counts: list[int],
+    step: int,
+    window: int,
+    caveats: tuple[Caveat, ...],
+) -> None:
+    paths = [written(tmp_path, files(count), f"{n:03}") for n, count in enumerate(counts)]
+    times = [float(step * n) for n in range(len(counts))]
+    assert size_lists(paths, times, Question(window=window)).caveats == caveats
+    at = [f"--at={moment}" for moment in times]
+    said = run("size", *paths, *at, f"--window={window}").out
+    assert said.count("mind      ") == len(caveats)
+
+
+def test_two_snapshots_say_which_of_their_figures_are_weak(run: Run, tmp_path: Path) -> None:
+    paths = [written(tmp_path, files(count), str(count)) for count in (10, 20)]
+    said = " ".join(run("size", *paths, "--at=0", "--at=60", "--window=90s").out.split())
+    assert "mind 1 interval between snapshots: too few to tell bursts" in said
+    assert "mind the window is 1.5 times as long as what was watched" in said
+    assert "the most seen was 10 records and" in said
+    said = run("size", *paths, "--at=0", "--at=60", "--window=30s").out
+    assert "the most seen" not in said, "no two snapshots are that close"
+
+
+def test_names_that_mainline_does_not_count_come_on_top(run: Run, tmp_path: Path) -> None:
+    custom = Rec(b"d-ng|n-ng", fields(b"sha1:\0" + bytes(20), b"/a\0"))
+    unknown = Rec(b"ima-new", fields(b"x"))
+    path = written(tmp_path, [custom, unknown, *files(3), custom])
+    figures = size_lists([path], [], Question())
+    assert figures.uncounted == 2 * len("d-ng|n-ng")
+    assert figures.caveats == (Caveat.NAMES_NOT_COUNTED,)
+    said = " ".join(run("size", path).out.split())
+    assert "without their name: there, 18 bytes for those of this list" in said
+
+
 def test_the_next_records_are_taken_to_be_like_the_new_ones_if_these_are_enough(
     tmp_path: Path,
 ) -> None:
@@ -263,13 +372,13 @@ def test_longest_window_where_no_option_is_enough() -> None:
     [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)],
 )
 def test_windows(text: str, seconds: float) -> None:
-    assert parse_window(text) == seconds
+    assert parse_duration(text, "--window") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0h", "m", "-1m", "1w", "1 m", "nan", "1e3"])
 def test_what_is_no_window(text: str) -> None:
     with pytest.raises(UserError, match="no length of time"):
-        parse_window(text)
+        parse_duration(text, "--window")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +450,7 @@ def test_plots(run: Run, tmp_path: Path) -> None:
     paths = [written(tmp_path, odd + files(count), str(count)) for count in (100, 400)]
     picture = tmp_path / "plot.svg"
     at = ["--at=100", "--at=4000"]
-    for arguments, panels in ((paths[:1], 2), ([*paths, *at], 3)):
+    for arguments, panels in ((paths[:1], 2), ([*paths, *at], 4)):
         assert run("size", *arguments, "--plot", picture).code == 0
         [svg] = minidom.parse(str(picture)).getElementsByTagName("svg")
         texts = svg.getElementsByTagName("text")
@@ -368,7 +477,8 @@ def test_no_line_leaves_its_panel(run: Run, tmp_path: Path) -> None:
     """Of such a list more records have room in the only run that fills 64 KiB than on average."""
     picture = tmp_path / "plot.svg"
     records = [ng("/" + "x" * 40_000), *files(20), ng("/" + "x" * 60_000)]
-    run("size", written(tmp_path, records), "--plot", picture)
+    paths = [written(tmp_path, records[:count], str(count)) for count in (1, 21, 22)]
+    run("size", *paths, "--at=1", "--at=2", "--at=60", "--plot", picture)
     lines = minidom.parse(str(picture)).getElementsByTagName("polyline")
     for line in lines:
         heights = [float(point.split(",")[1]) for point in line.getAttribute("points").split()]
@@ -410,6 +520,16 @@ def test_what_is_refused(
     assert (ended.code, ended.out) == (code, "")
     assert said in ended.err
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_of_many_lists_the_first_and_the_last_are_named(run: Run, tmp_path: Path) -> None:
+    paths = [written(tmp_path, files(9 + n), f"{n}") for n in range(7)]
+    at = [f"--at={n}" for n in range(7)]
+    for count, named in ((6, 6), (7, 2)):
+        said = run("size", *paths[:count], *at[:count]).out
+        assert said.count(f"list      {tmp_path}") == named
+        assert f"list      {paths[count - 1]}\n" in said
+        assert ("list      ... (5 more)\n" in said) == (count == 7)
 
 
 def test_figures_fit_a_terminal(run: Run, tmp_path: Path) -> None:

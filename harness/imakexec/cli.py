@@ -473,11 +473,11 @@ def size(
     def work() -> int:
         from imakexec.report.plot import draw_sizing
         from imakexec.report.sizing import print_sizing
-        from imakexec.sizing import Question, parse_time, parse_window, size_lists
+        from imakexec.sizing import Question, parse_duration, parse_time, size_lists
 
         drawing = ResultFile(plot, inputs=logs, option="--plot")
         drawing.claim()
-        question = Question(parse_window(window), confidence, page_size)
+        question = Question(parse_duration(window, "--window"), confidence, page_size)
         sizing = size_lists(logs, [parse_time(text) for text in at or ()], question)
         print_sizing(_out, sizing)
         result_file.write(sizing.to_json())

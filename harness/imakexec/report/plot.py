@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from imakexec.report.sizing import duration
-from imakexec.sizing import OPTION_MOST, Question, Sizing, at_most, option_room
+from imakexec.sizing import OPTION_MOST, Question, Sizing, bound, option_room
 
 _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
@@ -86,10 +86,10 @@ class _Axes:
 
 
 def draw_sizing(sizing: Sizing, question: Question) -> str:
-    """The sizes of records, the records that have room, and, with a growth, what a window takes."""
+    """The sizes of records and those that have room; with a growth that, and what windows take."""
     panels = [_histogram(sizing), _rooms(sizing)]
     if sizing.growth is not None:
-        panels.append(_windows(sizing, question))
+        panels += [_snapshots(sizing), _windows(sizing, question)]
     height = _HEIGHT * len(panels)
     body = "\n".join(line for panel in panels for line in panel)
     return (
@@ -147,17 +147,38 @@ def _rooms(sizing: Sizing) -> Iterator[str]:
     )
 
 
+def _snapshots(sizing: Sizing) -> Iterator[str]:
+    """How the list grew from snapshot to snapshot, and how it would have at an even rate."""
+    first = sizing.snapshots[0]
+    grown = [
+        ((each.at - first.at) / 60, (each.size - first.size) / 1024) for each in sizing.snapshots
+    ]
+    axes = _Axes(
+        2,
+        "growth of the list",
+        "minutes from the first snapshot",
+        "KiB",
+        grown[-1][0],
+        max(grown[-1][1], 1),
+    )
+    yield from axes.frame()
+    yield axes.line([(0, 0), grown[-1]], "#888", dashes="2 4")
+    yield axes.line(grown, _COLOURS[0])
+    yield from axes.legend([("list", _COLOURS[0]), ("even rate", "#888")], left=True)
+
+
 def _windows(sizing: Sizing, question: Question) -> Iterator[str]:
     """What windows up to four times the wanted one take."""
     assert sizing.growth is not None, "drawn only where there is a growth"
     growth = sizing.growth
     windows = [4 * question.window * step / _STEPS for step in range(1, _STEPS + 1)]
     sizes = [
-        at_most(growth, sizing.assumed, window, question.confidence)[1] / 1024 for window in windows
+        bound(growth, sizing.assumed, sizing.snapshots, window, question.confidence)[1] / 1024
+        for window in windows
     ]
     most = option_room(OPTION_MOST, question.page_size) / 1024
     axes = _Axes(
-        2,
+        3,
         f"memory that a window takes, with {100 * question.confidence:g} % confidence",
         "minutes from load to execute",
         "KiB",
