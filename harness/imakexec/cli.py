@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from click.core import ParameterSource
 from rich.console import Console
 
 from imakexec import __version__, interruption
@@ -27,6 +28,9 @@ from imakexec.errors import ImaKexecError, InfraError, UserError
 from imakexec.machine.accelerator import Accelerator
 from imakexec.options import Policy, ShellIn
 from imakexec.report.machine import ResultFile, judgement_document
+
+if TYPE_CHECKING:
+    from imakexec.sizing import Question, Sizing
 
 _OWN_OPTIONS = ("-h", "--help", "--version")  # all others are those of the main job
 
@@ -443,11 +447,20 @@ def pcr(
     _finish(work, result_file)
 
 
+# Options of `size` that go to lists in files, and those that go to a guest.
+_OF_FILES = ("at",)
+_OF_A_GUEST = (
+    *("duration", "every", "keep", "base", "kernel_tree", "patches", "extra_memory_kb", "arch"),
+    *("accel", "policy", "cmdline", "cpus", "memory_mib", "verbose"),
+)
+
+
 @app.command()
 def size(
+    context: typer.Context,
     logs: Annotated[
-        list[Path], typer.Argument(help="A list, or snapshots of one list, oldest first.")
-    ],
+        list[Path] | None, typer.Argument(help="A list, or snapshots of one list, oldest first.")
+    ] = None,
     *,
     at: Annotated[
         list[str] | None,
@@ -466,25 +479,140 @@ def size(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures for machines.")
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(help="Instead of lists: boot the main job's guest, and run this in its sh."),
+    ] = None,
+    workload_file: Annotated[
+        Path | None, typer.Option(help="The same, from a file. All that follows is for the guest.")
+    ] = None,
+    duration: Annotated[str, typer.Option(help="How long the workload runs.")] = "60s",
+    every: Annotated[str, typer.Option(help="How often its list is read meanwhile.")] = "5s",
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="New folder for every list that is read, to have the figures again."),
+    ] = None,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    patches: _Patches = None,
+    extra_memory_kb: _Extra = None,
+    arch: Annotated[
+        str, typer.Option(help=f"Architecture of the guest: {', '.join(ARCHES)}.")
+    ] = X86_64.name,
+    accel: _Accel = None,
+    policy: Annotated[
+        Policy, typer.Option(help="That measures; see `imakexec run --help`.")
+    ] = Policy.BUILTIN,
+    cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
+    cpus: Annotated[int, typer.Option(min=1, help="Virtual CPUs.")] = 1,
+    memory_mib: Annotated[int, typer.Option(min=128, help="Guest memory in MiB.")] = 512,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the guest's console live.")
+    ] = False,
 ) -> None:
-    """Say how much extra memory a list needs from the load of a kexec to its execution."""
-    result_file = ResultFile(json_file, inputs=logs)
+    """Say how much extra memory a list needs from the load of a kexec to its execution.
+
+    The list is in files, or that of a guest in which a workload runs.
+    """
+    inputs = [*(logs or ()), *(() if workload_file is None else (workload_file,))]
+    result_file = ResultFile(json_file, evidence=keep, inputs=inputs)
+    drawing = ResultFile(plot, evidence=keep, inputs=inputs, option="--plot")
+
+    def size_guest(question: Question, script: str) -> Sizing:
+        from imakexec.job import JobOptions, Workshop
+        from imakexec.kernel.build import KernelRequest
+        from imakexec.project import find_project
+        from imakexec.report import live
+        from imakexec.sizing import parse_duration
+        from imakexec.workload import Schedule, size_workload
+
+        _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=None)
+        schedule = Schedule(
+            duration=parse_duration(duration, "--duration"), every=parse_duration(every, "--every")
+        )
+        request = KernelRequest(
+            base=KernelRequest.base if base is None else base,
+            kernel_tree=kernel_tree,
+            patches=patches,
+            extra_memory_kb=extra_memory_kb,
+            arch=ARCHES[arch],
+        )
+        options = JobOptions(
+            kernel=request,
+            arch=ARCHES[arch],
+            accelerator=accel,
+            cmdline=cmdline,
+            policy=policy,
+            cpus=cpus,
+            memory_mib=memory_mib,
+            out=keep,
+        )
+        workshop = Workshop(find_project(), live.TerminalProgress(_err, live=not verbose))
+        show = live.console_printer(_err) if verbose else None
+        return size_workload(workshop, options, script, schedule, question, on_line=show)
 
     def work() -> int:
         from imakexec.report.plot import draw_sizing
         from imakexec.report.sizing import print_sizing
         from imakexec.sizing import Question, parse_duration, parse_time, size_lists
 
-        drawing = ResultFile(plot, inputs=logs, option="--plot")
         drawing.claim()
         question = Question(parse_duration(window, "--window"), confidence, page_size)
-        sizing = size_lists(logs, [parse_time(text) for text in at or ()], question)
+        script = _chosen_workload(logs, workload, workload_file)
+        _refuse_given(context, _OF_A_GUEST if script is None else _OF_FILES)
+        if script is None:
+            sizing = size_lists(logs or (), [parse_time(text) for text in at or ()], question)
+        else:
+            sizing = size_guest(question, script)
         print_sizing(_out, sizing)
         result_file.write(sizing.to_json())
         drawing.write_text(draw_sizing(sizing, question))
         return 0
 
     _finish(work, result_file)
+
+
+def _chosen_workload(
+    logs: list[Path] | None, workload: str | None, workload_file: Path | None
+) -> str | None:
+    """The script to run in a guest; None to read lists.
+
+    Raises:
+        UserError: neither is asked for, or more than one; or the script cannot be read.
+    """
+    wanted = [what for what in (logs, workload, workload_file) if what]
+    if len(wanted) != 1 and workload != "":
+        raise UserError(
+            "lists, --workload and --workload-file: one of them is wanted,"
+            f" {len(wanted) or 'none'} {'was' if len(wanted) < 2 else 'were'} given",
+            where="imakexec size",
+            remedy="name the lists in files, or a workload for a guest",
+        )
+    if workload_file is None:
+        return workload
+    try:
+        return workload_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the workload cannot be read: {error}",
+            where=f"--workload-file {workload_file}",
+            remedy="name a shell script in UTF-8 that this user may read",
+        ) from error
+
+
+def _refuse_given(context: typer.Context, names: Sequence[str]) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UserError: one of them was given.
+    """
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            other = "lists in files" if name in _OF_FILES else "a guest with a --workload"
+            raise UserError(
+                f"{option} is for {other}", where=option, remedy="leave it out, or ask for that"
+            )
 
 
 @app.command(
