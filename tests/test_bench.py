@@ -64,6 +64,7 @@ def test_both_ratios() -> None:
 
 def test_the_figures_are_json() -> None:
     document = json.loads(json.dumps(figures().to_json()))
+    assert document["schema"] == "imakexec-bench-roundtrip/1"
     assert document["ratio"] == 1.25
     assert document["job"]["wall"] == {"least": 4.0, "median": 5.0, "most": 6.0}
     assert document["bare"]["cpu"]["median"] == 2.5

@@ -301,6 +301,7 @@ def test_a_row_s_spreads_are_of_its_timed_runs() -> None:
 
 def test_the_figures_are_json() -> None:
     document = json.loads(json.dumps(figures().to_json()))
+    assert document["schema"] == "imakexec-bench-handover/1"
     first = document["rows"][0]
     assert first["execute"]["median"] == 0.04
     assert first["samples"][1]["held"]["mapped"] == {"kimage_map_segment": 3 * 135168}

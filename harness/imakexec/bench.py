@@ -43,6 +43,8 @@ from imakexec.progress import Progress
 from imakexec.project import find_project
 from imakexec.scenario import new_token
 
+SCHEMA = "imakexec-bench-roundtrip/1"
+
 # A run that takes this long is no figure any more: the ceiling is far above any loaded host.
 _RUN_SECONDS = 600.0
 _LOOK_SECONDS = 0.02
@@ -157,8 +159,9 @@ class Figures:
         return Spread.of(job.wall / bare.wall for job, bare in pairs)
 
     def to_json(self) -> dict[str, object]:
-        """All of it as JSON values: seconds, bytes, and ratios."""
+        """All of it as JSON values: seconds, bytes, and ratios; keys are stable per schema."""
         return {
+            "schema": SCHEMA,
             **asdict(self),
             "job": self.job.to_json(),
             "bare": self.bare.to_json(),

@@ -39,6 +39,7 @@ from imakexec.machine.accelerator import Accelerator, AcceleratorChoice
 from imakexec.progress import Progress
 from imakexec.project import find_project
 
+SCHEMA = "imakexec-bench-handover/1"
 DEFAULT_RECORDS = (1000, 10000, 100000)
 """Lengths of the list, beside the one that a kernel boots with."""
 DEFAULT_BASES = ("linux-6.1", "linux-6.12", "linux-7.3")
@@ -102,8 +103,8 @@ class HandoverFigures:
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, object]:
-        """All of it as JSON values: seconds and bytes."""
-        return {**asdict(self), "rows": [row.to_json() for row in self.rows]}
+        """All of it as JSON values: seconds and bytes; keys are stable per schema."""
+        return {"schema": SCHEMA, **asdict(self), "rows": [row.to_json() for row in self.rows]}
 
 
 def handover(
