@@ -231,7 +231,11 @@ def _history(continuity: Continuity) -> str:
         case ContinuityState.CONTINUES:
             text = f"it goes on from the checkpoint, whose {total} records it begins with"
         case ContinuityState.LOSS:
-            text = f"of the checkpoint's {total} records a kexec has left the first {left}"
+            most = kept if continuity.surviving_below is None else continuity.surviving_below - 1
+            text = (
+                f"of the checkpoint's {total} records a kexec has left the first {left}:"
+                f" {total - most} are lost at least"
+            )
         case ContinuityState.CONTRADICTED:
             text = f"of the checkpoint's {total} records only the first {left} are there"
         case ContinuityState.NEW_POWER_CYCLE:
