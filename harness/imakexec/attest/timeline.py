@@ -278,7 +278,9 @@ class _Handovers:
         whole = None if seen is None else common >= min(index, len(seen.log))
         lost = max(0, len(seen.log) - index) if seen and whole else None
         next_size = _carried_size_of(seen.log, index) if seen and lost else None
-        largest = self._largest_before(index)
+        full = None
+        if size is not None:
+            full = used <= size < used + (next_size or self._largest_before(index))
         version = self._versions[start] if boot else None
         return Handover(
             index=index,
@@ -287,7 +289,7 @@ class _Handovers:
             bytes_used=used,
             segment_size=size,
             fill_percent=round(100 * used / size, 1) if size else None,
-            full=None if size is None else used <= size < used + (next_size or largest),
+            full=full,
             next_size=next_size,
             lost=lost,
             uncounted=max([0, *(item.logged.count - item.index for item in own if item.logged)]),
