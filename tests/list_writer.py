@@ -133,14 +133,78 @@ def handover(
     return (header + records)[:size]
 
 
-def naive_pcrs(entries: Sequence[Entry], order: Order, bank: str) -> dict[int, bytes]:
-    """Every PCR that is extended, extended record by record."""
-    pcrs: dict[int, bytes] = {}
+@dataclass(frozen=True)
+class NaiveReading:
+    """How far a list is one.
+
+    Args:
+        ends: where each of its records ends.
+        fault: the reason code of what is wrong with the next one; None if there is none.
+    """
+
+    ends: list[int]
+    fault: str | None
+
+
+def naive_reading(data: bytes, order: Order, bank: str = "sha1") -> NaiveReading:
+    """Read a list without the legacy template, one number after the other."""
+    ends = [0]
+    try:
+        while ends[-1] < len(data):
+            ends.append(_naive_end(data, ends[-1], order, hashlib.new(bank).digest_size))
+    except ValueError as fault:
+        return NaiveReading(ends[1:], str(fault))
+    return NaiveReading(ends[1:], None)
+
+
+def _naive_end(data: bytes, at: int, order: Order, column: int) -> int:
+    def number(start: int) -> int:
+        return int.from_bytes(data[start : start + 4], order)
+
+    def require(holds: bool, fault: str) -> None:
+        if not holds:
+            raise ValueError(fault)
+
+    name_at = at + 4 + column + 4
+    require(name_at <= len(data), "trailing_bytes")
+    require(number(at) <= 23, "pcr_index")
+    name_end = name_at + number(name_at - 4)
+    require(name_end + 4 <= len(data), "short_record")
+    name = data[name_at:name_end]
+    require(1 <= len(name) <= 195 and all(33 <= byte <= 126 for byte in name), "template_name")
+    end = name_end + 4 + number(name_end)
+    require(end <= len(data), "short_record")
+    count, field_at = 0, name_end + 4
+    while field_at + 4 <= end:
+        field_at += 4 + number(field_at)
+        count += 1
+    fields = BUILT_IN.get(name.decode(), name.decode()).split("|")
+    require(field_at == end and count > 0, "field_sum")
+    require(count == len(fields) or not set(fields) <= set(FIELDS), "field_sum")
+    return end
+
+
+def naive_pcrs(
+    entries: Sequence[Entry],
+    order: Order,
+    bank: str,
+    *,
+    padded: bool = False,
+    begin: Mapping[int, bytes] | None = None,
+) -> dict[int, bytes]:
+    """Every PCR that is extended, extended record by record.
+
+    Args:
+        padded: the bank is extended with SHA-1, and zero bytes up to its size.
+        begin: what PCRs hold before.
+    """
+    pcrs = dict(begin or {})
     for entry in entries:
         size = hashlib.new(bank).digest_size
-        measured = hashlib.new(bank, entry.hashed(order)).digest()
+        measured = hashlib.new("sha1" if padded else bank, entry.hashed(order)).digest()
         if entry.violation:
-            measured = b"\xff" * size
+            measured = b"\xff" * len(measured)
+        measured += bytes(size - len(measured))
         at_reset = b"\xff" * size if 17 <= entry.pcr <= 22 else bytes(size)
         value = pcrs.get(entry.pcr, at_reset) + measured
         pcrs[entry.pcr] = hashlib.new(bank, value).digest()

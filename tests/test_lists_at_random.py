@@ -3,11 +3,26 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from list_writer import BANKS, ENTRIES, ORDERS, Entry, Order, naive_pcrs, pack
+from list_writer import (
+    BANKS,
+    ENTRIES,
+    ORDERS,
+    Entry,
+    Order,
+    naive_pcrs,
+    naive_reading,
+    pack,
+)
+from list_writer import entry as filled
 
-from imakexec.attest.log import ByteOrder, Layout, MeasurementLog
+from imakexec.attest import log as log_module
+from imakexec.attest.log import STRIDE, ByteOrder, Layout, MeasurementLog
+from imakexec.attest.reasons import Rejection
 from imakexec.attest.replay import replay
 
 order_of = st.sampled_from(ORDERS)
@@ -51,6 +66,91 @@ def test_replay_against_a_naive_one(
         assert outcome.final[bank] == naive.get(10, zero)
     assert outcome.contradiction is None
     assert list(outcome.violations) == [n for n, entry in enumerate(entries) if entry.violation]
+
+
+# Templates whose records a list has many of, with fields of several lengths.
+SHAPED = st.lists(
+    st.builds(
+        Entry,
+        st.just("ima-ng"),
+        st.tuples(
+            st.sampled_from([b"sha1:\0" + bytes(20), b"sha256:\0" + bytes(range(32)), b""]),
+            st.sampled_from([b"/a\0", b"/bin/sh\0", b""]),
+        ),
+        violation=st.booleans(),
+    )
+    | st.builds(
+        Entry,
+        st.sampled_from(["ima-sig", "ima-buf", "d-ng|n-ng|sig"]),
+        st.tuples(st.just(b"sha256:\0" + bytes(32)), st.just(b"/a\0"), st.binary(max_size=20)),
+    )
+    | st.sampled_from([filled(template="evm-sig"), filled(template="sig"), filled("/l" * 90)]),
+    min_size=1,
+    max_size=3 * STRIDE,
+)
+WINDOWS = st.sampled_from([1, 200, 1000, 1 << 17])
+
+
+@given(SHAPED, order_of, bank_of, WINDOWS, st.data())
+def test_any_change_of_a_list_is_read_as_by_a_naive_reader(
+    entries: list[Entry], order: Order, bank: str, window: int, data: st.DataObject
+) -> None:
+    changed = bytearray(pack(entries, order, bank))
+    # The first record says what kind of list it is; what is wrong with that is another question.
+    first = len(entries[0].pack(order, bank))
+    if first < len(changed) and data.draw(st.booleans()):
+        at = data.draw(st.integers(first, len(changed) - 1))
+        changed[at] = data.draw(st.sampled_from([0, 1, 4, 0x17, 0x18, 0xFF, changed[at] ^ 1]))
+    cut = data.draw(st.one_of(st.none(), st.integers(first, len(changed))))
+    content = bytes(changed[:cut])
+    naive = naive_reading(content, order, bank)
+    with patch.object(log_module, "_WINDOW", window):
+        if naive.fault is not None:
+            with pytest.raises(Rejection) as caught:
+                MeasurementLog.parse(content)
+            assert caught.value.reason == naive.fault
+            begin = naive.ends[-1] if naive.ends else 0
+            assert caught.value.where == f"record {len(naive.ends)} at offset {begin}"
+            return
+        log = MeasurementLog.parse(content)
+        assert [log.offset(count) for count in range(len(log) + 1)] == [0, *naive.ends]
+        assert [record.offset + record.size for record in log] == naive.ends
+        ends = iter(naive.ends)
+        for batch in log.batches():
+            for hashed in batch.hashed:
+                end = next(ends)
+                assert content[end - len(hashed) : end] == hashed
+        assert next(ends, None) is None
+
+
+@given(SHAPED, WINDOWS, st.data())
+def test_a_list_in_windows_is_the_list(
+    entries: list[Entry], window: int, data: st.DataObject
+) -> None:
+    content = pack(entries)
+    ends = [len(pack(entries[:count])) for count in range(len(entries) + 1)]
+    needle = data.draw(st.sampled_from([b"/a\0", b"sha", b"/bin", b"\0\0\0\0\0", b"ima"]))
+    first = data.draw(st.integers(0, len(entries)))
+    with patch.object(log_module, "_WINDOW", window):
+        log = MeasurementLog.parse(content)
+        assert list(log.carrying(needle)) == [
+            index for index, item in enumerate(entries) if needle in item.pack()
+        ]
+        sizes = [size for _, size in log.sizes(first)]
+        assert sizes == [len(item.pack()) for item in entries[first:]]
+        names = [template.name for template, _ in log.sizes(first)]
+        assert names == [item.template for item in entries[first:]]
+        other = data.draw(st.integers(0, len(content)))
+        changed = bytearray(content)
+        if other < len(content):
+            changed[other] ^= 0x20
+        try:
+            twin = MeasurementLog.parse(bytes(changed), ByteOrder.LITTLE)
+        except Rejection:
+            return
+        same = max(count for count, end in enumerate(ends) if end <= other)
+        assert log.common_records(twin) == min(same, len(twin))
+        assert twin.common_records(log) == min(same, len(twin))
 
 
 @given(ENTRIES, order_of, st.data())

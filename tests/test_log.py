@@ -265,6 +265,60 @@ def test_carrying() -> None:
     assert list(log.carrying(b"/b\0\x0a")) == []
 
 
+def test_carrying_goes_on_after_a_text_across_two_records() -> None:
+    """The end of the first and the beginning of the second are not what the third one holds."""
+    first = Rec(b"ima-ng", fields(b"sha1:\0" + bytes(20), b"/aa"))
+    second = ng("/x", pcr=int.from_bytes(b"\x17", "little"))
+    log = MeasurementLog.parse(pack([first, second, ng("/aa\x17")]))
+    assert list(log.carrying(b"aa\x17")) == [2]
+
+
+class Asked:
+    """Bytes that are counted when they are asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.most = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, span: slice) -> bytes:
+        part = self._data[span]
+        self.most = max(self.most, len(part))
+        return part
+
+
+def test_little_of_a_long_list_is_asked_for_at_once() -> None:
+    data = pack([ng(f"/usr/bin/{number}") for number in range(20_000)])
+    asked = Asked(data)
+    log, whole = MeasurementLog.parse(asked), MeasurementLog.parse(data)
+    replay(log, (), {})
+    assert list(log.sizes()) == list(whole.sizes())
+    assert list(log.carrying(b"/usr/bin/19999")) == [19_999]
+    assert log[17_003] == whole[17_003]
+    assert log.common_records(whole) == 20_000
+    assert asked.most < len(data) / 10
+
+
+def test_parts_that_are_asked_for_are_joined_without_a_copy() -> None:
+    one, two = pack([ng("/a"), ng("/b")]), pack([ng("/c")])
+    log = MeasurementLog.join([MeasurementLog.parse(Asked(one)), MeasurementLog.parse(two)])
+    assert log.data[:] == one + two
+    assert [record.name for record in log] == ["/a", "/b", "/c"]
+    alone = MeasurementLog.parse(one)
+    assert MeasurementLog.join([alone]) is alone
+
+
+def test_a_legacy_record_that_ends_a_part_may_be_read_otherwise_with_the_next() -> None:
+    """One of MD5, whose path and what follows it make up the longer digest of SHA-1."""
+    first = Entry("ima", (bytes(16), b"/\0")).pack()
+    second = entry(pcr=0).pack()
+    parts = [MeasurementLog.parse(part) for part in (first, second)]
+    with pytest.raises(Rejection):
+        MeasurementLog.join(parts)
+
+
 def test_common_records() -> None:
     records = [ng(f"/{n}") for n in range(9)]
     whole = MeasurementLog.parse(pack(records))

@@ -103,6 +103,15 @@ def test_a_list_that_was_not_trimmed_after_all(tmp_path: Path) -> None:
     assert not read_list(rest).repeats_saved_records
 
 
+def test_parts_that_make_no_list_together(tmp_path: Path) -> None:
+    """Then the digest of the first one is taken for SHA-1, and it ends within the second."""
+    legacy = Entry("ima", (bytes(16), b"/\0")).pack()
+    saved, rest = written(tmp_path, legacy, "saved"), written(tmp_path, entry(pcr=0).pack())
+    with pytest.raises(MalformedLog) as caught:
+        read_list(rest, [saved])
+    assert caught.value.where.startswith(f"{rest}, with what is prepended, record 1 at offset 102")
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from types import MappingProxyType
-from typing import overload
+from typing import NamedTuple, Protocol, overload
 
 from imakexec.attest.reasons import Reason, Rejection
 
@@ -65,9 +66,20 @@ FIELD_IDS = frozenset({"d", "n"}).union(*TEMPLATE_FIELDS.values())
 
 LEGACY_TEMPLATE = "ima"
 _LEGACY_NAME = LEGACY_TEMPLATE.encode()
+_LEGACY_SIZE = len(_LEGACY_NAME)
 
 # A format that the kernel accepts has at most 15 fields of at most 12 letters, with separators.
 _NAME_LIMIT = 15 * 13
+# The longest first field of most records is a d-ngv2: "verity:sha512:", NUL and 64 bytes.
+_FIRST_LIMIT = 128
+_SHAPES_LIMIT = 256
+# Bytes that are taken at once: so few that they, and what is made of them, stay in a CPU's cache.
+_WINDOW = 1 << 17
+STRIDE = 32
+"""Of each so many records the offset is kept: a record is found by a walk from there."""
+# The most that stands between the beginning of a record and its template data, in bytes.
+_HEAD = 4 + max(DIGEST_SIZES.values()) + 4 + _NAME_LIMIT + 4
+_PADDING = bytes(_HEAD)
 _LAST_PCR = 23
 # What is wrong with the last record of a list that was cut in it.
 _CUT = frozenset({Reason.SHORT_RECORD, Reason.TRAILING_BYTES})
@@ -94,6 +106,11 @@ class ByteOrder(StrEnum):
         return "big-endian, the native format of a big-endian machine without ima_canonical_fmt"
 
 
+@lru_cache
+def _struct(form: str) -> struct.Struct:
+    return struct.Struct(form)
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How the records of a list are laid out.
@@ -113,12 +130,12 @@ class Layout:
     @property
     def header(self) -> struct.Struct:
         """What begins a record: pcr, digest, name_len."""
-        return struct.Struct(f"{self._sign}I{DIGEST_SIZES[self.bank]}sI")
+        return _struct(f"{self._sign}I{DIGEST_SIZES[self.bank]}sI")
 
     @property
     def u32(self) -> struct.Struct:
         """A length."""
-        return struct.Struct(f"{self._sign}I")
+        return _struct(f"{self._sign}I")
 
     @property
     def _sign(self) -> str:
@@ -203,7 +220,9 @@ class Record:
     @property
     def event(self) -> bytes | None:
         """The event or path without its terminating NUL; None where it has none or is not one."""
-        name = self.field("n") if self.field("n-ng") is None else self.field("n-ng")
+        name = self.field("n-ng")
+        if name is None:
+            name = self.field("n")
         if name is None or self.template.is_legacy:
             return name
         return name[:-1] if name.endswith(b"\0") else None
@@ -243,23 +262,69 @@ class Record:
         return fields
 
 
+class Data(Protocol):
+    """What a list lies in: `bytes`, or an object that reads them where they are asked for."""
+
+    def __len__(self) -> int:
+        """In bytes."""
+
+    def __getitem__(self, span: slice, /) -> bytes:
+        """A copy of some of them, as of `bytes`; only steps of 1 are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive records, as far as a replay needs them: columns are read faster than rows.
+
+    Args:
+        index: of the first one.
+        pcrs: the PCR of each.
+        digests: the digest column of each.
+        hashed: the bytes of each that the kernel hashed.
+    """
+
+    index: int
+    pcrs: Sequence[int]
+    digests: Sequence[bytes]
+    hashed: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.pcrs)
+
+    def part(self, span: slice) -> Batch:
+        """Some of the records, counted from the first one here."""
+        return Batch(
+            self.index + span.indices(len(self))[0],
+            self.pcrs[span],
+            self.digests[span],
+            self.hashed[span],
+        )
+
+
 class MeasurementLog(Sequence[Record]):
     """A list that is well formed from its first to its last byte.
 
-    Records are made on demand; beside the bytes themselves the list holds eight bytes per record.
+    Records are made on demand, and their bytes are asked of `data` only then. Beside these the list
+    holds eight bytes for each 32 records: a record is found by a walk over 31 others at most, and
+    the way through all of them is taken in windows of some hundred KiB.
     """
 
     def __init__(
-        self, data: bytes, layout: Layout, offsets: array[int], templates: Iterable[bytes]
+        self, data: Data, layout: Layout, marks: array[int], count: int, templates: Iterable[bytes]
     ) -> None:
         self.data = data
         self.layout = layout
-        self._offsets = offsets  # one more than records: the last one is the end of the list
+        self._marks = marks  # the offsets of each 32nd record, the first included, and the end
+        self._count = count
         self._templates = {name: Template.of(name.decode("ascii")) for name in templates}
         self._header, self._u32 = layout.header, layout.u32
+        # By how much a record is longer here than where the kernel hands it over, in bytes.
+        self._surplus = DIGEST_SIZES[layout.bank] - DIGEST_SIZES["sha1"]
+        self._frames = _Frames(layout)
+        self._walked: tuple[tuple[int, list[int]], ...] = ()  # what `_offsets` gave last
 
     @classmethod
-    def parse(cls, data: bytes, byteorder: ByteOrder | None = None) -> MeasurementLog:
+    def parse(cls, data: Data, byteorder: ByteOrder | None = None) -> MeasurementLog:
         """Read a whole list, strictly.
 
         Args:
@@ -272,15 +337,11 @@ class MeasurementLog(Sequence[Record]):
         if not data:
             raise Rejection(Reason.EMPTY_LIST, "the list holds no record", where="offset 0")
         layout = detect_layout(data, byteorder) or Layout(byteorder or ByteOrder.LITTLE, "sha1")
-        scan = _Scan(data, layout)
-        scan.walk()
-        if scan.flaw is not None:
-            raise scan.rejection(scan.flaw)
-        return cls(data, layout, scan.offsets, scan.templates)
+        return cls._scanned(data, layout)
 
     @classmethod
     def parse_whole_records(
-        cls, data: bytes, byteorder: ByteOrder | None = None
+        cls, data: Data, byteorder: ByteOrder | None = None
     ) -> tuple[MeasurementLog, int]:
         """Read as many records as are whole, for a list that was cut at any byte.
 
@@ -295,8 +356,7 @@ class MeasurementLog(Sequence[Record]):
         scan.walk()
         if scan.flaw is not None and scan.flaw.reason not in _CUT:
             raise scan.rejection(scan.flaw)
-        end = scan.offsets[-1]
-        return cls.parse(data[:end], layout.byteorder), len(data) - end
+        return cls.parse(data[: scan.end], layout.byteorder), len(data) - scan.end
 
     @classmethod
     def join(cls, parts: Sequence[MeasurementLog]) -> MeasurementLog:
@@ -304,19 +364,25 @@ class MeasurementLog(Sequence[Record]):
 
         Raises:
             ValueError: they are not all of one layout, or there is none.
+            Rejection: together they are read in another way than each on its own, which only a
+                part that ends in a legacy record can bring about.
         """
         if len({part.layout for part in parts}) != 1:
             raise ValueError("lists of one layout expected")
-        offsets, start = array("Q", [0]), 0
-        templates: set[bytes] = set()
-        for part in parts:
-            offsets.extend(start + offset for offset in part._offsets[1:])
-            start = offsets[-1]
-            templates.update(part._templates)
-        return cls(b"".join(part.data for part in parts), parts[0].layout, offsets, templates)
+        if len(parts) == 1:
+            return parts[0]
+        return cls._scanned(_joined([part.data for part in parts]), parts[0].layout)
+
+    @classmethod
+    def _scanned(cls, data: Data, layout: Layout) -> MeasurementLog:
+        scan = _Scan(data, layout)
+        scan.walk()
+        if scan.flaw is not None:
+            raise scan.rejection(scan.flaw)
+        return cls(data, layout, scan.marks, scan.count, scan.templates)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return self._count
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -348,58 +414,70 @@ class MeasurementLog(Sequence[Record]):
         return self._record(position)
 
     def offset(self, count: int) -> int:
-        """The size in bytes of the first `count` records."""
-        return self._offsets[count]
+        """The size in bytes of the first `count` records.
+
+        Raises:
+            IndexError: there are not as many.
+        """
+        if not 0 <= count <= self._count:
+            raise IndexError(f"{count} records of {self._count}")
+        block, place = divmod(count, STRIDE)
+        return self._offsets(block)[place] if place else self._marks[block]
 
     def carried_size(self, count: int) -> int:
         """The same as the kernel hands them over: with SHA-1 in the digest column."""
-        surplus = DIGEST_SIZES[self.layout.bank] - DIGEST_SIZES["sha1"]
-        return self._offsets[count] - count * surplus
+        return self.offset(count) - count * self._surplus
 
-    def sizes(self) -> Iterator[tuple[Template, int]]:
-        """For each record: its template, and its size in bytes as the kernel hands it over."""
-        data, header = self.data, self._header
-        surplus = DIGEST_SIZES[self.layout.bank] - DIGEST_SIZES["sha1"]
-        for start, end in pairwise(self._offsets):
-            name_start = start + header.size
-            name_len = header.unpack_from(data, start)[2]
-            yield self._templates[data[name_start : name_start + name_len]], end - start - surplus
+    def sizes(self, first: int = 0) -> Iterator[tuple[Template, int]]:
+        """For each record: its template, and its size in bytes as the kernel hands it over.
+
+        Args:
+            first: the index of the record to begin with.
+        """
+        header = self._header
+        for block in range(first // STRIDE, len(self._marks) - 1):
+            offsets = self._offsets(block)
+            for start, end in pairwise(offsets[max(0, first - block * STRIDE) :]):
+                head = self.data[start : start + _HEAD]
+                name_len = header.unpack_from(head)[2]
+                template = self._templates[head[header.size : header.size + name_len]]
+                yield template, end - start - self._surplus
 
     def carrying(self, needle: bytes) -> Iterator[int]:
         """The indices of the records that hold these bytes anywhere, ascending."""
-        at = self.data.find(needle)
-        while at >= 0:
-            index = bisect_right(self._offsets, at) - 1
-            end = self._offsets[index + 1]
-            if at + len(needle) <= end:
-                yield index
-                at = self.data.find(needle, end)
-            else:
-                at = self.data.find(needle, at + 1)
+        for _, start, window in self._windows():
+            at = window.find(needle)
+            while at >= 0:
+                index, end = self._around(start + at)
+                if at + len(needle) <= end - start:
+                    yield index
+                    at = window.find(needle, end - start)
+                else:
+                    at = window.find(needle, at + 1)
 
     def common_records(self, other: MeasurementLog) -> int:
         """How many leading records are the same, byte for byte, in both lists."""
-        counts = range(1, min(len(self), len(other)) + 1)
-        return bisect_left(counts, True, key=lambda count: not self._starts_alike(other, count))
+        same = _common_size(self.data, other.data)
+        whole = self._count if same == self._marks[-1] else self._around(same)[0]
+        return min(whole, len(self), len(other))
+
+    def batches(self) -> Iterator[Batch]:
+        """All records in order, as many at a time as lie in some hundred KiB; one at least."""
+        for index, _, window in self._windows():
+            yield self._frames.batch(window, index)
 
     def extends(self) -> Iterator[tuple[int, bytes, bytes]]:
         """For each record: its PCR, its digest column and the bytes that the kernel hashed."""
-        data, header, u32_size = self.data, self._header, self._u32.size
-        header_size = header.size
-        for start, end in pairwise(self._offsets):
-            pcr, digest, name_len = header.unpack_from(data, start)
-            name_end = start + header_size + name_len
-            if name_len == 3 and data[name_end - 3 : name_end] == _LEGACY_NAME:
-                yield pcr, digest, _legacy_hashed(data[name_end:end], self.layout.byteorder)
-            else:
-                yield pcr, digest, data[name_end + u32_size : end]
+        for batch in self.batches():
+            yield from zip(batch.pcrs, batch.digests, batch.hashed, strict=True)
 
     def _record(self, index: int) -> Record:
-        start, end = self._offsets[index], self._offsets[index + 1]
-        pcr, digest, name_len = self._header.unpack_from(self.data, start)
-        name_end = start + self._header.size + name_len
-        template = self._templates[self.data[name_end - name_len : name_end]]
-        data_start = name_end if template.is_legacy else name_end + self._u32.size
+        block, place = divmod(index, STRIDE)
+        start, end = self._offsets(block)[place : place + 2]
+        raw, header = self.data[start:end], self._header
+        pcr, digest, name_len = header.unpack_from(raw)
+        name_end = header.size + name_len
+        template = self._templates[raw[header.size : name_end]]
         return Record(
             index=index,
             offset=start,
@@ -407,16 +485,162 @@ class MeasurementLog(Sequence[Record]):
             pcr=pcr,
             digest=digest,
             template=template,
-            data=self.data[data_start:end],
+            data=raw[name_end if template.is_legacy else name_end + self._u32.size :],
             byteorder=self.layout.byteorder,
         )
 
-    def _starts_alike(self, other: MeasurementLog, count: int) -> bool:
-        end = self._offsets[count]
-        return other.data.startswith(self.data[:end])
+    def _offsets(self, block: int) -> list[int]:
+        """Where the records from a mark to the next one begin, and where the last of them ends.
+
+        Who goes through the list asks for the same again and again, so the last answers are kept.
+        """
+        for walked, offsets in self._walked:
+            if walked == block:
+                return offsets
+        start, end = self._marks[block : block + 2]
+        if end - start <= _WINDOW:
+            offsets = [start + at for at in self._frames.ends(self.data[start:end])]
+        else:
+            offsets = [start]
+            while offsets[-1] < end:
+                offsets.append(_record_end(self.data, offsets[-1], self.layout, {}))
+        self._walked = ((block, offsets), *self._walked[:3])
+        return offsets
+
+    def _around(self, offset: int) -> tuple[int, int]:
+        """The index of the record that the byte at an offset belongs to, and where that ends."""
+        block = bisect_right(self._marks, offset) - 1
+        offsets = self._offsets(block)
+        place = bisect_right(offsets, offset)
+        return block * STRIDE + place - 1, offsets[place]
+
+    def _windows(self) -> Iterator[tuple[int, int, bytes]]:
+        """All records in order, as many at a time as fit a window, but one at least.
+
+        Yields:
+            The index and the offset of the first one, and the bytes of all.
+        """
+        block, marks = 0, self._marks
+        while block + 1 < len(marks):
+            start = marks[block]
+            after = bisect_right(marks, start + _WINDOW) - 1
+            if after > block:
+                yield block * STRIDE, start, self.data[start : marks[after]]
+                block = after
+            else:
+                for place, (at, end) in enumerate(pairwise(self._offsets(block))):
+                    yield block * STRIDE + place, at, self.data[at:end]
+                block += 1
 
 
-def detect_layout(data: bytes, byteorder: ByteOrder | None = None) -> Layout | None:
+class _Frame(NamedTuple):
+    """What stands between the beginning of a record and its template data: pcr to data_len."""
+
+    unpack: Callable[[bytes, int], tuple[int, bytes, int, int]]
+    size: int
+
+
+class _Frames(dict[int, _Frame]):
+    """Takes records apart whose form was checked before; a frame for each length of a name."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self._layout = layout
+
+    def __missing__(self, name_len: int) -> _Frame:
+        form = _struct(f"{self._layout.header.format}{name_len}xI")
+        self[name_len] = _Frame(form.unpack_from, form.size)
+        return self[name_len]
+
+    def ends(self, window: bytes) -> list[int]:
+        """Where the records in a window begin, and where the last one ends."""
+        padded, size = window + _PADDING, len(window)
+        known, (unpack, front) = 0, self[0]
+        at, ends = 0, [0]
+        while at < size:
+            _, _, name_len, data_len = unpack(padded, at)
+            if name_len != known:
+                if name_len == _LEGACY_SIZE:
+                    _, at = self._perhaps_legacy(window, at)
+                    ends.append(at)
+                    continue
+                known, (unpack, front) = name_len, self[name_len]
+                _, _, _, data_len = unpack(padded, at)
+            at += front + data_len
+            ends.append(at)
+        return ends
+
+    def batch(self, window: bytes, index: int) -> Batch:
+        """The records in a window, the first of which has that index in the list."""
+        padded, size = window + _PADDING, len(window)
+        known, (unpack, front) = 0, self[0]
+        at, pcrs, digests, hashed = 0, list[int](), list[bytes](), list[bytes]()
+        while at < size:
+            pcr, digest, name_len, data_len = unpack(padded, at)
+            pcrs.append(pcr)
+            digests.append(digest)
+            if name_len != known:
+                if name_len == _LEGACY_SIZE:
+                    data, at = self._perhaps_legacy(window, at)
+                    hashed.append(data)
+                    continue
+                known, (unpack, front) = name_len, self[name_len]
+                _, _, _, data_len = unpack(padded, at)
+            start = at + front
+            at = start + data_len
+            hashed.append(window[start:at])
+        return Batch(index, pcrs, digests, hashed)
+
+    def _perhaps_legacy(self, window: bytes, at: int) -> tuple[bytes, int]:
+        """What was hashed of a record whose name is as long as the legacy template's; its end."""
+        u32 = self._layout.u32
+        name_end = at + self._layout.header.size + _LEGACY_SIZE
+        if window[name_end - _LEGACY_SIZE : name_end] == _LEGACY_NAME:
+            end = _legacy_end(window, name_end, u32)
+            return _legacy_hashed(window[name_end:end], self._layout.byteorder), end
+        start = name_end + u32.size
+        end = start + u32.unpack_from(window, name_end)[0]
+        return window[start:end], end
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Data that lies in several places."""
+
+    parts: Sequence[Data]
+    starts: Sequence[int]  # of each part in the whole, and the end of the last one
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, span: slice, /) -> bytes:
+        start, stop, _ = span.indices(len(self))
+        return b"".join(
+            part[max(0, start - begin) : max(0, stop - begin)]
+            for part, begin in zip(self.parts, self.starts[:-1], strict=True)
+        )
+
+
+def _joined(parts: Sequence[Data]) -> Data:
+    """Data that follow each other; bytes, which are small where there is a choice, are copied."""
+    if all(isinstance(part, bytes) for part in parts):
+        return b"".join(part[:] for part in parts)
+    return _Joined(parts, list(accumulate(map(len, parts), initial=0)))
+
+
+def _common_size(one: Data, other: Data) -> int:
+    """How many leading bytes are the same."""
+    most = min(len(one), len(other))
+    for start in range(0, most, _WINDOW):
+        stop = min(start + _WINDOW, most)
+        here, there = one[start:stop], other[start:stop]
+        if here != there:
+            pairs = enumerate(zip(here, there, strict=True), start)
+            return next(at for at, (byte, its) in pairs if byte != its)
+    return most
+
+
+def detect_layout(data: Data, byteorder: ByteOrder | None = None) -> Layout | None:
     """The layout in which a list begins with a record; None if it does in none.
 
     No template name has more than 195 bytes: read in the wrong order its length has millions.
@@ -433,11 +657,11 @@ def detect_layout(data: bytes, byteorder: ByteOrder | None = None) -> Layout | N
     return None
 
 
-def _begins_record(data: bytes, start: int, layout: Layout) -> bool:
+def _begins_record(data: Data, start: int, layout: Layout) -> bool:
     header = layout.header
     if len(data) - start < header.size:
         return False
-    pcr, _, name_len = header.unpack_from(data, start)
+    pcr, _, name_len = header.unpack(data[start : start + header.size])
     name = data[start + header.size : start + header.size + min(name_len, _NAME_LIMIT)]
     return pcr <= _LAST_PCR and len(name) == name_len and _is_name(name)
 
@@ -450,14 +674,47 @@ class _Flaw(Exception):
         self.reason = reason
 
 
-class _Scan:
-    """One walk over all records: where each begins, and which template names occur."""
+class _Shape(NamedTuple):
+    """What records of one template have in common whose first field is as long.
 
-    def __init__(self, data: bytes, layout: Layout) -> None:
+    Args:
+        unpack: reads pcr, name_len with the name, data_len, and the lengths of two fields.
+        name: name_len with the name.
+        first: the length of the first field.
+        front: how many bytes stand before the template data.
+        reach: how many bytes stand before the second field.
+        further: how many fields follow that.
+    """
+
+    unpack: Callable[[bytes, int], tuple[int, bytes, int, int, int]]
+    name: bytes
+    first: int
+    front: int
+    reach: int
+    further: int
+
+
+# Fits no record: no name is empty, and nothing is within such a reach.
+_SHAPELESS = _Shape(struct.Struct("<IsIII").unpack_from, b"", 0, 0, 2**62, 0)
+
+
+class _Scan:
+    """One walk over all records: where they are, and which template names occur.
+
+    `_record_end` says what a record must be. Most records of a list have one of a few shapes, and
+    for these a shorter way leads to the same answer; the others are left to `_record_end`.
+    """
+
+    def __init__(self, data: Data, layout: Layout) -> None:
         self._data = data
         self._layout = layout
+        self._u32 = layout.u32.unpack_from
+        self._name_at = layout.header.size - 4  # of its length, in a record
         self._field_counts: dict[bytes, int | None] = {}
-        self.offsets = array("Q", [0])
+        self._shapes: dict[tuple[bytes, int], _Shape] = {}
+        self.marks = array("Q", [0])
+        self.count = 0
+        self.end = 0
         self.flaw: _Flaw | None = None
 
     @property
@@ -466,41 +723,93 @@ class _Scan:
 
     def walk(self) -> None:
         """Go to the end, or to the first record that is none."""
-        data, end, at = self._data, len(self._data), 0
-        header, u32 = self._layout.header, self._layout.u32
         try:
-            while at < end:
-                at = _record_end(data, at, header, u32, self._field_counts)
-                self.offsets.append(at)
+            while self.end < len(self._data):
+                self._cross(self._data[self.end : self.end + _WINDOW])
         except _Flaw as flaw:
             self.flaw = flaw
+        if self.marks[-1] < self.end:
+            self.marks.append(self.end)
 
     def rejection(self, flaw: _Flaw) -> Rejection:
         """What is wrong with the record after the last good one."""
-        at, index = self.offsets[-1], len(self.offsets) - 1
         little = self._layout.byteorder is ByteOrder.LITTLE
         other = ByteOrder.BIG if little else ByteOrder.LITTLE
         what = str(flaw)
-        if _begins_record(self._data, at, Layout(other, self._layout.bank)):
+        if _begins_record(self._data, self.end, Layout(other, self._layout.bank)):
             what += f"; it would be a record in {other}-endian order"
-        return Rejection(flaw.reason, what, where=f"record {index} at offset {at}")
+        return Rejection(flaw.reason, what, where=f"record {self.count} at offset {self.end}")
+
+    def _cross(self, window: bytes) -> None:
+        """Walk over the records that begin in a window, which begins where the walk stands."""
+        ends: list[int] = []
+        try:
+            self._find_ends(window, ends)
+        finally:
+            before_mark = STRIDE - 1 - self.count % STRIDE
+            self.marks.extend(self.end + end for end in ends[before_mark::STRIDE])
+            self.count += len(ends)
+            self.end += ends[-1] if ends else 0
+
+    def _find_ends(self, window: bytes, ends: list[int]) -> None:
+        at, size, last_pcr, u32 = 0, len(window), _LAST_PCR, self._u32
+        unpack, known, first, front, reach, further = _SHAPELESS
+        while at < size:
+            try:
+                pcr, name, data_len, length, second = unpack(window, at)
+                if name != known or length != first:
+                    shape = self._shape_of(window, at)
+                    unpack, known, first, front, reach, further = shape
+                    pcr, name, data_len, length, second = unpack(window, at)
+                end = at + reach + second
+                if further:
+                    for _ in range(further):
+                        end += 4 + u32(window, end)[0]
+                fits = end <= size and end - at == front + data_len and pcr <= last_pcr
+            except struct.error:  # something would be behind the end of the window
+                fits = False
+            if not fits:
+                start = self.end + at
+                end = _record_end(self._data, start, self._layout, self._field_counts) - self.end
+            at = end
+            ends.append(at)
+
+    def _shape_of(self, window: bytes, at: int) -> _Shape:
+        """The shape that a record seems to have; none before its template was seen once."""
+        start = at + self._name_at
+        name_len: int = self._u32(window, start)[0]
+        named = window[start : start + 4 + min(name_len, _NAME_LIMIT)]
+        first: int = self._u32(window, start + 4 + name_len + 4)[0]
+        return self._shapes.get((named, first)) or self._new_shape(named, first)
+
+    def _new_shape(self, named: bytes, first: int) -> _Shape:
+        name = named[4:]
+        fields = self._field_counts.get(name)
+        if first > _FIRST_LIMIT or fields is None or fields < 2 or name == _LEGACY_NAME:
+            return _SHAPELESS
+        header = self._layout.header
+        form = struct.Struct(
+            f"{header.format[0]}I{header.size - 8}x{len(named)}sII{first}xI",
+        )
+        front = header.size + len(name) + 4
+        shape = _Shape(form.unpack_from, named, first, front, form.size, fields - 2)
+        if len(self._shapes) == _SHAPES_LIMIT:
+            self._shapes.clear()
+        self._shapes[named, first] = shape
+        return shape
 
 
 def _record_end(
-    data: bytes,
-    start: int,
-    header: struct.Struct,
-    u32: struct.Struct,
-    field_counts: dict[bytes, int | None],
+    data: Data, start: int, layout: Layout, field_counts: dict[bytes, int | None]
 ) -> int:
     """Check the record at `start`; `field_counts` remembers the template names seen so far."""
-    end = len(data)
+    header, u32, end = layout.header, layout.u32, len(data)
     if end - start < header.size:
         raise _Flaw(
             Reason.TRAILING_BYTES,
             f"{end - start} bytes after the last record are too few for a record header",
         )
-    pcr, _, name_len = header.unpack_from(data, start)
+    pcr, _, name_len = header.unpack(data[start : start + header.size])
     if pcr > _LAST_PCR:
         raise _Flaw(Reason.PCR_INDEX, f"PCR {pcr} does not exist")
     name_end = start + header.size + name_len
@@ -512,7 +821,7 @@ def _record_end(
     if name == _LEGACY_NAME:
         return _legacy_end(data, name_end, u32)
     data_start = name_end + u32.size
-    data_len: int = u32.unpack_from(data, name_end)[0]
+    data_len: int = u32.unpack(data[name_end:data_start])[0]
     if data_start + data_len > end:
         raise _Flaw(
             Reason.SHORT_RECORD,
@@ -535,13 +844,13 @@ def _is_name(name: bytes) -> bool:
     return 0 < len(name) <= _NAME_LIMIT and all(0x20 < byte < 0x7F for byte in name)
 
 
-def _check_fields(data: bytes, at: int, end: int, u32: struct.Struct, expected: int | None) -> None:
+def _check_fields(data: Data, at: int, end: int, u32: struct.Struct, expected: int | None) -> None:
     """The fields must fill the template data exactly, and be as many as the template has."""
     total, fields = end - at, 0
     while at < end:
         if end - at < u32.size:
             break
-        length: int = u32.unpack_from(data, at)[0]
+        length: int = u32.unpack(data[at : at + u32.size])[0]
         at += u32.size + length
         fields += 1
     if at != end:
@@ -550,7 +859,7 @@ def _check_fields(data: bytes, at: int, end: int, u32: struct.Struct, expected: 
         raise _Flaw(Reason.FIELD_SUM, f"{expected or 'some'} fields expected, {fields} found")
 
 
-def _legacy_end(data: bytes, digest_start: int, u32: struct.Struct) -> int:
+def _legacy_end(data: Data, digest_start: int, u32: struct.Struct) -> int:
     """With the first size of the digest that gives a path: the letters of one are no length."""
     sha1_end, md5_end = (digest_start + size for size in _LEGACY_DIGESTS)
     try:
@@ -564,11 +873,11 @@ def _legacy_end(data: bytes, digest_start: int, u32: struct.Struct) -> int:
         raise flaw from None
 
 
-def _legacy_path_end(data: bytes, digest_end: int, u32: struct.Struct) -> int:
+def _legacy_path_end(data: Data, digest_end: int, u32: struct.Struct) -> int:
     path_start = digest_end + u32.size
     if path_start > len(data):
         raise _Flaw(Reason.SHORT_RECORD, "the list ends in a legacy digest")
-    path_len: int = u32.unpack_from(data, digest_end)[0]
+    path_len: int = u32.unpack(data[digest_end:path_start])[0]
     if path_len >= _LEGACY_PATH_SIZE:
         raise _Flaw(Reason.FIELD_SUM, f"a legacy path of {path_len} bytes, 255 at most expected")
     if path_start + path_len > len(data):

@@ -13,13 +13,15 @@ struct ima_kexec_hdr. Root can forge a marker: it explains a loss, it never adds
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate
+from heapq import merge
+from itertools import accumulate, groupby, islice
 
-from imakexec.attest.log import MeasurementLog, Record
+from imakexec.attest.log import STRIDE, MeasurementLog, Record
 from imakexec.attest.replay import HASHES
 
 KEXEC_HEADER_SIZE = 24
@@ -78,72 +80,102 @@ def read_markers(log: MeasurementLog, boot_starts: Sequence[int]) -> tuple[Marke
         log: the list.
         boot_starts: the indices of its boot_aggregate records, ascending.
     """
-    runtime_sizes = _runtime_sizes(log)
+    ways: Sequence[_RuntimeSizes] | None = None
     loaded_boots: set[int] = set()
     markers = []
-    for index in _candidates(log):
-        boot = bisect_right(boot_starts, index)
-        marker = _read(log, log[index], boot_starts[:boot], runtime_sizes)
+    for record in _candidates(log):
+        if ways is None:  # most lists hold no marker, and need no sizes
+            ways = _runtime_sizes(log)
+        boot = bisect_right(boot_starts, record.index)
+        marker = _read(log, record, boot_starts[boot - 1] if boot else None, ways)
         if marker.kind is MarkerKind.EXECUTE:
-            marker = _with_flaws(marker, _place_flaws(marker, boot, boot_starts, loaded_boots))
+            flaws = (*marker.flaws, *_place_flaws(marker, boot, boot_starts, loaded_boots))
+            marker = replace(marker, flaws=flaws, accepted=not flaws)
         elif marker.accepted:
             loaded_boots.add(boot)
         markers.append(marker)
     return tuple(markers)
 
 
-def _candidates(log: MeasurementLog) -> list[int]:
-    found: set[int] = set()
-    for kind in MarkerKind:
-        event = kind.value.encode()
-        found.update(index for index in log.carrying(event + b"\0") if log[index].event == event)
-    return sorted(found)
+def _candidates(log: MeasurementLog) -> Iterator[Record]:
+    events = frozenset(kind.value.encode() for kind in MarkerKind)
+    found = merge(*(log.carrying(event + b"\0") for event in events))
+    for index, _ in groupby(found):
+        record = log[index]
+        if record.event in events:
+            yield record
 
 
-def _runtime_sizes(log: MeasurementLog) -> list[Sequence[int]]:
-    """The sizes of the first n records, n ascending, in each way in which a kernel counts them.
+class _RuntimeSizes:
+    """The sizes of the first n records, as a kernel counts them that is asked for its own.
 
     get_binary_runtime_size() takes the name of a custom template for empty, yet the list carries
     the format in its place. A kernel may have that mended.
+
+    Args:
+        log: the list.
+        with_names: whether the names of custom templates count.
     """
-    exact = [log.carried_size(count) for count in range(len(log) + 1)]
-    if not log.has_custom_templates:
-        return [exact]
-    names = (len(record.template.name) * record.template.is_custom for record in log)
-    uncounted = accumulate(names, initial=0)
-    return [exact, [size - name for size, name in zip(exact, uncounted, strict=True)]]
+
+    def __init__(self, log: MeasurementLog, *, with_names: bool) -> None:
+        self._log = log
+        self._with_names = with_names
+        # Of every so many records: what is asked for is found from the nearest by a short walk.
+        sizes = accumulate(self._each(0), initial=0)
+        self._sizes = array("Q", islice(sizes, None, None, STRIDE))
+
+    def records_in(self, size: int) -> int | None:
+        """How many leading records have that size in bytes; None if no number of them has."""
+        place = bisect_right(self._sizes, size) - 1
+        if place < 0:
+            return None
+        first = place * STRIDE
+        sizes = accumulate(self._each(first), initial=self._sizes[place])
+        for count, found in enumerate(sizes, first):
+            if found >= size:
+                return count if found == size else None
+        return None
+
+    def _each(self, first: int) -> Iterator[int]:
+        for template, size in self._log.sizes(first):
+            yield size if self._with_names else size - len(template.name) * template.is_custom
+
+
+def _runtime_sizes(log: MeasurementLog) -> list[_RuntimeSizes]:
+    """In each way in which a kernel may count them."""
+    ways = (True, False) if log.has_custom_templates else (True,)
+    return [_RuntimeSizes(log, with_names=with_names) for with_names in ways]
 
 
 def _read(
-    log: MeasurementLog,
-    record: Record,
-    boots: Sequence[int],
-    runtime_sizes: list[Sequence[int]],
+    log: MeasurementLog, record: Record, boot_start: int | None, ways: Sequence[_RuntimeSizes]
 ) -> Marker:
-    """One marker, its place in the list aside; `boots` are the boots that began before it."""
-    match = _PAYLOAD.fullmatch(record.buf or b"")
+    """One marker, its place in the list aside.
+
+    Args:
+        boot_start: the index of the last boot_aggregate before it; None if there is none.
+        ways: in which a kernel may count sizes.
+    """
+    buf = record.buf or b""
+    match = _PAYLOAD.fullmatch(buf)
     logged = MarkerValues(*map(int, match.groups())) if match else None
-    marker = Marker(
+    flaws = list(_record_flaws(record, buf))
+    if logged is None:
+        flaws.append("its content is not that of a marker")
+    else:
+        flaws.extend(_value_flaws(log, record.index, logged, boot_start, ways))
+    return Marker(
         kind=MarkerKind((record.event or b"").decode()),
         index=record.index,
         logged=logged,
         recomputed_size=KEXEC_HEADER_SIZE + log.carried_size(record.index),
         recomputed_count=record.index,
-        accepted=True,
-        flaws=(),
+        accepted=not flaws,
+        flaws=tuple(flaws),
     )
-    marker = _with_flaws(marker, _record_flaws(record))
-    if logged is None:
-        return _with_flaws(marker, ["its content is not that of a marker"])
-    return _with_flaws(marker, _value_flaws(marker, logged, boots, runtime_sizes))
 
 
-def _with_flaws(marker: Marker, flaws: Iterable[str]) -> Marker:
-    found = (*marker.flaws, *flaws)
-    return replace(marker, flaws=found, accepted=not found)
-
-
-def _record_flaws(record: Record) -> Iterator[str]:
+def _record_flaws(record: Record, buf: bytes) -> Iterator[str]:
     if record.template.name != "ima-buf":
         yield f"its template is {record.template.name}, not ima-buf"
     if record.is_violation:
@@ -151,34 +183,32 @@ def _record_flaws(record: Record) -> Iterator[str]:
     digest = record.file_digest
     if digest is None or digest.algorithm not in HASHES:
         yield "it names no known hash algorithm"
-    elif HASHES[digest.algorithm](record.buf or b"").digest() != digest.value:
+    elif HASHES[digest.algorithm](buf).digest() != digest.value:
         yield "its digest is not the hash of its content"
 
 
 def _value_flaws(
-    marker: Marker,
+    log: MeasurementLog,
+    index: int,
     logged: MarkerValues,
-    boots: Sequence[int],
-    runtime_sizes: list[Sequence[int]],
+    boot_start: int | None,
+    ways: Sequence[_RuntimeSizes],
 ) -> Iterator[str]:
     """Both values must belong to this list, this boot and the time before the marker.
 
     The kernel reads them one after the other without the list's lock, so that under load each
     may lag behind the marker's own position by some records.
     """
-    if not boots:
+    if boot_start is None:
         yield "it stands before the first boot_aggregate"
         return
-    possible = range(boots[-1] + 1, marker.index + 1)
+    possible = range(boot_start + 1, index + 1)
     if logged.count not in possible:
-        yield f"it counts {logged.count} records, {marker.index} stand before it"
+        yield f"it counts {logged.count} records, {index} stand before it"
     records_size = logged.runtime_size - KEXEC_HEADER_SIZE
-    counts = (bisect_left(sizes, records_size) for sizes in runtime_sizes)
-    if not any(
-        count in possible and sizes[count] == records_size
-        for count, sizes in zip(counts, runtime_sizes, strict=True)
-    ):
-        yield f"it says {logged.runtime_size} bytes, {marker.recomputed_size} stand before it"
+    if not any(way.records_in(records_size) in possible for way in ways):
+        size = KEXEC_HEADER_SIZE + log.carried_size(index)
+        yield f"it says {logged.runtime_size} bytes, {size} stand before it"
 
 
 def _place_flaws(

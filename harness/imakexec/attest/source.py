@@ -110,8 +110,8 @@ class WholeList:
     @property
     def repeats_saved_records(self) -> bool:
         """Whether the last file begins with all records of the others: nothing was dropped."""
-        saved = self.log.data[: len(self.log.data) - len(self.sources[-1].log.data)]
-        return len(saved) > 0 and self.sources[-1].log.data.startswith(saved)
+        saved = len(self.log) - len(self.sources[-1].log)
+        return 0 < saved <= self.log.common_records(self.sources[-1].log)
 
 
 def read_list(path: Path, prepend: Sequence[Path] = ()) -> WholeList:
@@ -134,7 +134,10 @@ def read_list(path: Path, prepend: Sequence[Path] = ()) -> WholeList:
                 where=str(source.path),
                 remedy="name parts that the same kernel has written to the same kind of file",
             )
-    return WholeList(MeasurementLog.join([source.log for source in sources]), sources)
+    try:
+        return WholeList(MeasurementLog.join([source.log for source in sources]), sources)
+    except Rejection as rejection:
+        raise _malformed(path, rejection, "with what is prepended, ") from None
 
 
 def read_source(path: Path) -> Source:
