@@ -2,7 +2,8 @@
 """Lists as they lie in files: what kind of file it is, and what is wrong with it.
 
 A list may be a file of its own, in parts where user space has saved records and had the kernel drop
-them (Linux 7.2 and later), or in a hand-over buffer, alone or anywhere in a memory dump.
+them (Linux 7.2 and later), or in a hand-over buffer, alone or anywhere in a memory dump. One in a
+large file of its own is left there, see `stored`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from imakexec.attest.handover import (
     find_handover_buffers,
     is_handover_buffer,
 )
-from imakexec.attest.log import Layout, MeasurementLog, detect_layout
+from imakexec.attest.log import Data, Layout, MeasurementLog, detect_layout
 from imakexec.attest.reasons import EXIT_CODES, Reason, Rejection, Verdict
+from imakexec.attest.stored import StoredBytes
 from imakexec.errors import ImaKexecError, UserError
 
 _HEAD = 512
+_MUCH = 1 << 22  # bytes of a list that are left in the file
 _AGAIN = "read the list again; it is /sys/kernel/security/ima/binary_runtime_measurements"
 
 
@@ -122,7 +125,8 @@ def read_list(path: Path, prepend: Sequence[Path] = ()) -> WholeList:
         prepend: what was saved of the list before, oldest first.
 
     Raises:
-        UserError: a file cannot be read, or they are no parts of one list.
+        UserError: a file cannot be read, or they are no parts of one list. The same comes of a use
+            of the list if its file is written to, or its disk fails, meanwhile.
         MalformedLog: a file holds no list, or one that is damaged.
     """
     sources = tuple(read_source(item) for item in (*prepend, path))
@@ -152,7 +156,7 @@ def read_source(path: Path) -> Source:
         if is_handover_buffer(head):
             return _from_buffer(path, _whole(file, head))
         if not head or detect_layout(head) is not None:
-            return Source(path, SourceKind.LIST, _parse(path, _whole(file, head)))
+            return Source(path, SourceKind.LIST, _parse(path, _data(path, file, head)))
         if ascii_bank(head) is not None:
             raise MalformedLog(
                 Reason.NOT_A_LIST,
@@ -174,17 +178,17 @@ def compare_with(log: MeasurementLog, path: Path) -> CrossCheck:
         MalformedLog: it holds no list, or one that is damaged.
     """
     with _opened(path) as file:
-        content = file.read()
-    if ascii_bank(content) is not None:
-        return check_ascii(log, content)
-    return check_binary(log, _parse(path, content))
+        head = file.read(_HEAD)
+        if ascii_bank(head) is not None:
+            return check_ascii(log, _whole(file, head))
+        return check_binary(log, _parse(path, _data(path, file, head)))
 
 
 def _layout(layout: Layout) -> str:
     return f"{layout.byteorder}-endian with digests of {layout.bank}"
 
 
-def _parse(path: Path, content: bytes) -> MeasurementLog:
+def _parse(path: Path, content: Data) -> MeasurementLog:
     try:
         return MeasurementLog.parse(content)
     except Rejection as rejection:
@@ -228,6 +232,11 @@ def _carried(content: bytes | mmap, offset: int) -> tuple[MeasurementLog, Buffer
     header = HandoverBuffer.parse(content[offset : offset + max(size, HEADER_SIZE)])
     carried = header.carried()
     return carried.log, Buffer(offset, header.count, header.size, carried.cut)
+
+
+def _data(path: Path, file: BufferedReader, head: bytes) -> Data:
+    """All of it: read where it is asked for if that is much, and the file can be read so."""
+    return StoredBytes.of(path, file, _MUCH) or _whole(file, head)
 
 
 def _whole(file: BufferedReader, head: bytes) -> bytes:
