@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from list_writer import (
     BANKS,
@@ -23,7 +25,10 @@ from list_writer import entry as filled
 from imakexec.attest import log as log_module
 from imakexec.attest.log import STRIDE, ByteOrder, Layout, MeasurementLog
 from imakexec.attest.reasons import Rejection
-from imakexec.attest.replay import replay
+from imakexec.attest.replay import Start, replay
+
+# The package has the function under the module's name.
+replay_module = import_module("imakexec.attest.replay")
 
 order_of = st.sampled_from(ORDERS)
 bank_of = st.sampled_from(BANKS)
@@ -151,6 +156,76 @@ def test_a_list_in_windows_is_the_list(
         same = max(count for count, end in enumerate(ends) if end <= other)
         assert log.common_records(twin) == min(same, len(twin))
         assert twin.common_records(log) == min(same, len(twin))
+
+
+@given(
+    ENTRIES, order_of, bank_of, st.sets(bank_of, min_size=1), st.sets(bank_of), st.data(), WINDOWS
+)
+def test_replay_from_anywhere_in_padded_banks(
+    entries: list[Entry],
+    order: Order,
+    column: str,
+    banks: set[str],
+    padded: set[str],
+    data: st.DataObject,
+    window: int,
+) -> None:
+    """From values of PCR 10 after some records; what is wanted is what it holds later, or then."""
+    records = data.draw(st.integers(0, len(entries)))
+    later = data.draw(st.integers(records, len(entries)))
+    starts = {bank: bytes([7]) * len(naive_zero(bank)) for bank in banks}
+    wanted: dict[str, bytes] = {}
+    outcomes: dict[str, Mapping[int, bytes]] = {}
+    for bank in banks:
+        before = naive_pcrs(entries[:records], order, bank, padded=bank in padded)
+        rest = {**before, 10: starts[bank]}
+        for count, into in ((later, wanted), (len(entries), None)):
+            pcrs = naive_pcrs(
+                entries[records:count], order, bank, padded=bank in padded, begin=rest
+            )
+            if into is None:
+                outcomes[bank] = pcrs
+            else:
+                into[bank] = pcrs[10]
+    # The digest column is SHA-1, or of a bank that is not padded: here the writer knows no other.
+    column = "sha1" if column in padded else column
+    with patch.object(log_module, "_WINDOW", window):
+        outcome = replay(
+            MeasurementLog.parse(pack(entries, order, column)),
+            sorted(banks),
+            {bank: [value] for bank, value in wanted.items()},
+            start=Start(records, starts),
+            padded=padded,
+        )
+    tens = [n for n, item in enumerate(entries[:later], 1) if item.pcr == 10 and n > records]
+    assert outcome.matched(wanted) == (tens[-1] if tens else records)
+    for bank in banks:
+        assert outcome.final[bank] == outcomes[bank][10]
+        named = {item.pcr for item in entries}
+        assert {pcr: values[bank] for pcr, values in outcome.pcrs.items()} == {
+            pcr: outcomes[bank][pcr] for pcr in named
+        }
+    assert outcome.contradiction is None
+    assert list(outcome.violations) == [n for n, item in enumerate(entries) if item.violation]
+
+
+def naive_zero(bank: str) -> bytes:
+    return naive_pcrs([Entry("ima-ng", (b"", b""))], "little", bank)[10]
+
+
+@settings(max_examples=25)  # each of them makes processes
+@given(ENTRIES, bank_of, st.permutations(BANKS), st.integers(2, 4))
+def test_processes_find_what_one_finds(
+    entries: list[Entry], column: str, banks: list[str], processes: int
+) -> None:
+    log = MeasurementLog.parse(pack(entries, bank=column))
+    values = {bank: naive_pcrs(entries[:1], "little", bank).get(10, b"") for bank in banks}
+    wanted = {bank: [value] for bank, value in values.items()}
+    alone = replay(log, banks, wanted)
+    with patch.object(replay_module, "_WORTH_A_PROCESS", 1):
+        shared = replay(log, banks, wanted, processes=processes)
+    assert shared == alone
+    assert list(shared.final) == list(alone.final) == banks
 
 
 @given(ENTRIES, order_of, st.data())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imakexec.attest.log import MeasurementLog
-from imakexec.attest.replay import Replay, replay
+from imakexec.attest.replay import Replay, Start, replay
 
 BANKS = ("sha1", "sha256", "sha384", "sha512")
 
@@ -114,3 +114,65 @@ def test_pcrs_of_a_dynamic_root_of_trust_begin_at_ones(bank: str) -> None:
         outcome = replayed([ng("/a", pcr=pcr)])
         assert outcome.pcrs[pcr][bank] == value
         assert list(outcome.pcrs) == [pcr]
+
+
+def from_there(records: list[Rec], start: Start, wanted: dict[str, bytes]) -> Replay:
+    log = MeasurementLog.parse(pack(records))
+    return replay(log, BANKS, {bank: [value] for bank, value in wanted.items()}, start=start)
+
+
+SOME = {bank: b"\5" * SIZE[bank] for bank in BANKS}
+
+
+@pytest.mark.parametrize("records", [0, 1, 3])
+def test_the_start_itself_counts(records: int) -> None:
+    outcome = from_there([ng("/a"), ng("/b"), ng("/c")], Start(records, SOME), SOME)
+    assert outcome.matched(SOME) == records
+
+
+def test_what_was_before_the_start_does_not_count() -> None:
+    records = [ng("/a"), ng("/b")]
+    values = {bank: naive(records[:1], bank) for bank in BANKS}
+    assert from_there(records, Start(1, SOME), values).matched(values) is None
+
+
+def test_records_before_the_start_are_held_against_their_digests() -> None:
+    records = [ng("/a"), ng("/b", digest=bytes(19) + b"\1"), ng("/c")]
+    assert from_there(records, Start(3, SOME), SOME).contradiction == 1
+    assert from_there([*records[:2], violation("/v")], Start(3, SOME), SOME).violations[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (Start(-1, SOME), "after -1 of 1"),
+        (Start(2, SOME), "after 2 of 1"),
+        (Start(0, {}), "20 bytes for sha1"),
+        (Start(0, {**SOME, "sha384": bytes(20)}), "48 bytes for sha384"),
+    ],
+)
+def test_what_is_no_start(start: Start, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        from_there([ng("/a")], start, SOME)
+
+
+def test_padded_banks_by_hand() -> None:
+    """As kernels before 5.8 extend all banks, and later ones those whose hash they lack."""
+    first = ng("/a")
+    log = MeasurementLog.parse(pack([first, violation("/v")]))
+    outcome = replay(log, BANKS, dict.fromkeys(BANKS, ()), padded=BANKS)
+    for bank in BANKS:
+        make, zeros = getattr(hashlib, bank), bytes(SIZE[bank] - 20)
+        value = make(bytes(SIZE[bank]) + hashlib.sha1(first.data).digest() + zeros).digest()
+        assert outcome.final[bank] == make(value + b"\xff" * 20 + zeros).digest()
+
+
+def test_the_digest_column_of_a_padded_bank_is_padded() -> None:
+    first = ng("/a")
+    column = hashlib.sha1(first.data).digest() + bytes(12)
+    name_at = 4 + 20
+    packed = first.pack()
+    log = MeasurementLog.parse(packed[:4] + column + packed[name_at:])
+    wanted: dict[str, list[bytes]] = {"sha256": []}
+    assert replay(log, ["sha256"], wanted, padded={"sha256"}).contradiction is None
+    assert replay(log, ["sha256"], wanted).contradiction == 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -164,10 +165,14 @@ def test_a_list_is_left_in_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("leaving")
-def test_a_list_that_is_cut_while_it_is_replayed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_list_that_is_cut_while_it_is_replayed(
+    tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("imakexec.attest.replay"), "_WORTH_A_PROCESS", 1)
     path = tmp_path / "list"
     path.write_bytes(pack(ENTRIES))
     log = read_source(path).log
     os.truncate(path, 1000)
     with pytest.raises(UserError, match="was written to"):
-        replay(log, ["sha1"], {"sha1": []})
+        replay(log, ["sha1", "sha256"], {"sha1": [], "sha256": []}, processes=processes)
