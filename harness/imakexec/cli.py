@@ -363,6 +363,7 @@ def verify(
             against=against or (),
             checkpoint=checkpoint,
             reanchor=reanchor,
+            processes=len(os.sched_getaffinity(0)),
         )
         judgement = judge(request)
         if not quiet:

@@ -46,6 +46,7 @@ class VerifyRequest:
         checkpoint: the file that holds what the last verification has left, and is to hold what
             this one leaves.
         reanchor: after a loss, go on from the quoted value.
+        processes: that may share the work on a list.
     """
 
     evidence: Path
@@ -61,6 +62,7 @@ class VerifyRequest:
     against: Sequence[Path] = ()
     checkpoint: Path | None = None
     reanchor: bool = False
+    processes: int = 1
 
 
 def verify(request: VerifyRequest) -> Judgement:
@@ -89,6 +91,7 @@ def verify(request: VerifyRequest) -> Judgement:
             against=request.against,
             padded=request.padded,
             checkpoint=before,
+            processes=request.processes,
         )
     if request.checkpoint is not None:
         after = next_checkpoint(judgement, reanchor=request.reanchor)

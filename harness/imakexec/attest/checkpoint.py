@@ -31,6 +31,8 @@ SCHEMA = "imakexec-checkpoint/1"
 
 _MOST_RUNGS = 1024
 _SIZE_LIMIT = 1 << 20
+# Bytes of a list in memory at once.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Checkpoint:
         """
         if log.layout != self.layout:
             raise UserError(
-                f"the checkpoint is of a {self.layout}, the list is a {log.layout}",
+                f"the checkpoint is of a list {self.layout}, this one is {log.layout}",
                 where="--checkpoint",
                 remedy="name the list of the same bank, or begin a new checkpoint",
             )
@@ -259,12 +261,12 @@ def _rung_counts(records: int, anchor: Anchor | None) -> list[int]:
 def _prefix_hashes(log: MeasurementLog, counts: Sequence[int]) -> Iterator[bytes]:
     """SHA-256 of the first so many records, for each count, ascending."""
     running, at = hashlib.sha256(), 0
-    with memoryview(log.data) as data:
-        for count in counts:
-            end = log.offset(count)
-            running.update(data[at:end])
-            at = end
-            yield running.copy().digest()
+    for count in counts:
+        end = log.offset(count)
+        for start in range(at, end, _PIECE):
+            running.update(log.data[start : min(start + _PIECE, end)])
+        at = end
+        yield running.copy().digest()
 
 
 def _checkpoint(at: Value) -> Checkpoint:

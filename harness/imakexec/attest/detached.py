@@ -121,6 +121,7 @@ def judge_list(
     against: Sequence[Path] = (),
     padded: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
+    processes: int = 1,
 ) -> Judgement:
     """Judge a list in a file.
 
@@ -131,8 +132,10 @@ def judge_list(
         against: other lists of the same records, in ASCII or of other banks, that must agree.
         padded: banks into which the kernel has extended SHA-1 digests, padded with zero bytes.
         checkpoint: what an earlier judgement has left: the list must go on from there.
+        processes: that may share the work; more than 1 only where there are no threads.
 
     Raises:
+        InfraError: a process that shared the work failed.
         UserError: a file cannot be read, or what is given does not go together. Whatever is wrong
             with the contents is a judgement, not an exception.
     """
@@ -146,7 +149,7 @@ def judge_list(
         return rejected(Rejection(fault.reason, fault.what, where=fault.where))
     except Rejection as rejection:
         return rejected(rejection)
-    judgement = judge_log(log, proof, padded=padded, checkpoint=checkpoint)
+    judgement = judge_log(log, proof, padded=padded, checkpoint=checkpoint, processes=processes)
     return _compared(replace(judgement, where=str(path)), checks)
 
 
@@ -192,10 +195,12 @@ def judge_log(
     *,
     padded: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
+    processes: int = 1,
 ) -> Judgement:
     """Judge a list that was read already; arguments as of `judge_list`.
 
     Raises:
+        InfraError: a process that shared the work failed.
         UserError: the checkpoint is of another kind of list, or comes with bare values.
     """
     if checkpoint is not None and proof.key is None:
@@ -212,6 +217,7 @@ def judge_log(
         wanted,
         start=start_at(anchor),
         padded=frozenset(padded),
+        processes=processes,
     )
     item = ListObservation(_LIST, 0, proof.quotes, log, outcome, anchor)
     try:

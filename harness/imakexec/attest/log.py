@@ -125,7 +125,7 @@ class Layout:
     bank: str
 
     def __str__(self) -> str:
-        return f"{self.byteorder}-endian list with digests of {self.bank}"
+        return f"{self.byteorder}-endian with digests of {self.bank}"
 
     @property
     def header(self) -> struct.Struct:

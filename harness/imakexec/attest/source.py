@@ -25,7 +25,7 @@ from imakexec.attest.handover import (
     find_handover_buffers,
     is_handover_buffer,
 )
-from imakexec.attest.log import Data, Layout, MeasurementLog, detect_layout
+from imakexec.attest.log import Data, MeasurementLog, detect_layout
 from imakexec.attest.reasons import EXIT_CODES, Reason, Rejection, Verdict
 from imakexec.attest.stored import StoredBytes
 from imakexec.errors import ImaKexecError, UserError
@@ -133,8 +133,8 @@ def read_list(path: Path, prepend: Sequence[Path] = ()) -> WholeList:
     for source in sources:
         if source.log.layout != sources[-1].log.layout:
             raise UserError(
-                f"the saved records are {_layout(source.log.layout)}, the list is"
-                f" {_layout(sources[-1].log.layout)}: they are no parts of one list",
+                f"the saved records are {source.log.layout}, the list is"
+                f" {sources[-1].log.layout}: they are no parts of one list",
                 where=str(source.path),
                 remedy="name parts that the same kernel has written to the same kind of file",
             )
@@ -182,10 +182,6 @@ def compare_with(log: MeasurementLog, path: Path) -> CrossCheck:
         if ascii_bank(head) is not None:
             return check_ascii(log, _whole(file, head))
         return check_binary(log, _parse(path, _data(path, file, head)))
-
-
-def _layout(layout: Layout) -> str:
-    return f"{layout.byteorder}-endian with digests of {layout.bank}"
 
 
 def _parse(path: Path, content: Data) -> MeasurementLog:
