@@ -12,15 +12,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from conftest import Kernels, Lab, World
 from imakexec import scenario
 from imakexec.attest import Verdict
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
+from imakexec.evidence import MANIFEST
 from imakexec.job import JobOptions
 from imakexec.kernel.build import KernelRequest
 from imakexec.options import Policy
+from imakexec.project import find_project
 from imakexec.sizing import Caveat, Question, Sizing
 from imakexec.workload import Schedule, size_workload
 
@@ -132,6 +135,15 @@ def test_watching_is_not_measured_and_can_be_had_again(
     again = json.loads(result.read_text())
     assert len(again["paths"]) == len(figures.snapshots) >= 4
     assert {**again, "paths": there["paths"], "watch": there["watch"]} == there
+    for schema, document in (("size", there), ("evidence", manifest(lab.folder))):
+        path = find_project() / f"docs/schema/imakexec-{schema}-1.json"
+        Draft202012Validator(json.loads(path.read_text())).validate(document)
+
+
+def manifest(folder: Path) -> object:
+    """What the manifest of an evidence folder says."""
+    document: object = json.loads((folder / MANIFEST).read_text())
+    return document
 
 
 def test_a_workload_that_fails_says_what_it_said(lab: Lab, patched: KernelRequest) -> None:
