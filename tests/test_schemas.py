@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 import test_bench
+import test_checkpoint
+import test_detached
 import test_handover_bench
 import test_mutations_report
 import test_series_report
@@ -34,10 +36,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, validators
 from list_writer import BANKS, ENTRIES, ORDERS, Entry, Order, ascii_list, entry, handover, pack
+from small_list import small_list
 
 from imakexec import cli
 from imakexec.attest import Judgement
 from imakexec.attest.boot_aggregate import BootAggregateState
+from imakexec.attest.checkpoint import ContinuityState
 from imakexec.attest.crosscheck import ListForm
 from imakexec.attest.listing import list_story, pcr_values
 from imakexec.attest.log import ByteOrder, MeasurementLog
@@ -129,7 +133,12 @@ def test_a_schema_is_strict_and_explains_everything(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("judgement", "list"), ("list", "pcr"), ("bench-roundtrip", "bench-handover")],
+    [
+        ("judgement", "list"),
+        ("judgement", "checkpoint"),
+        ("list", "pcr"),
+        ("bench-roundtrip", "bench-handover"),
+    ],
 )
 def test_what_two_schemas_share_is_the_same(one: str, other: str) -> None:
     first, second = (SCHEMAS[f"imakexec-{name}/1"]["$defs"] for name in (one, other))
@@ -154,6 +163,11 @@ def named(schema: str, *path: str) -> list[object]:
         (named("judgement", "properties", "exit_code"), EXIT_CODES.values()),
         (named("judgement", "properties", "reason"), Reason),
         (named("judgement", "properties", "flags", "items"), Flag),
+        (named("judgement", "$defs", "continuity", "properties", "state"), ContinuityState),
+        (named("judgement", "$defs", "boot", "properties", "kind"), BootKind),
+        (named("judgement", "$defs", "layout", "properties", "bank"), HASHES),
+        (named("checkpoint", "properties", "bank"), HASHES),
+        (named("checkpoint", "properties", "byteorder"), ByteOrder),
         (named("judgement", "$defs", "transition", "properties", "kind"), TransitionKind),
         (named("judgement", "$defs", "row", "properties", "kind"), RowKind),
         (named("judgement", "$defs", "marker", "properties", "kind"), MarkerKind),
@@ -248,11 +262,30 @@ def judgements(folder: Path) -> Iterator[Document]:
         document = judgement_document(judgement, folder=folder)
         seen.setdefault((judgement.reason, shape(judgement.to_json())), document)
     yield from seen.values()
+    for judgement in judged_by_tests(test_checkpoint):
+        yield judgement_document(judgement, folder=folder)
+    yield from detached(folder)
     for _, mutate, *_ in test_verdict.MUTATIONS:
         records = list(patched_run(25).records)
         mutate(records)
         judgement = test_verdict.with_last_log(patched_run(25), records)
         yield judgement_document(judgement, folder=folder, complaints=["ima: it is full"])
+
+
+def detached(folder: Path) -> Iterator[Document]:
+    log, text = test_detached.LOG, saved(folder, "text", ascii_list(small_list()))
+    quote = test_detached.options("p256", "pem")
+    yield written_by(folder, "verify", log, *quote, "--against", text)
+    text.write_bytes(ascii_list(small_list()).replace(b"true", b"evil"))
+    yield written_by(folder, "verify", log, *quote, "--against", text)
+    yield written_by(folder, "verify", log, f"--pcr=sha256:10={'00' * 32}")
+    yield written_by(folder, "verify", text, *quote)
+
+
+def checkpoints(_: Path) -> Iterator[Document]:
+    yield test_checkpoint.anchored()[1].to_json()
+    machine = patched_run(3)
+    yield test_checkpoint.kept(test_checkpoint.now(machine)).to_json()
 
 
 def lists(folder: Path) -> Iterator[Document]:
@@ -316,7 +349,7 @@ def errors(folder: Path) -> Iterator[Document]:
     yield error_document(GuestFailure("the kernel panicked", tail="not this"))
     yield error_document(InvalidEvidence("damaged", file="f"))
     yield error_document(MalformedEvidence("no JSON", file="f", field="a"))
-    yield error_document(MalformedLog("no list"))
+    yield error_document(MalformedLog(Reason.NOT_A_LIST, "no list", where="f", remedy="none"))
 
 
 def manifests(folder: Path) -> Iterator[Document]:
@@ -356,6 +389,7 @@ def broken(_: Path) -> Iterator[Document]:
 
 MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-judgement/1": judgements,
+    "imakexec-checkpoint/1": checkpoints,
     "imakexec-list/1": lists,
     "imakexec-pcr/1": pcrs,
     "imakexec-size/1": sizings,
@@ -369,8 +403,11 @@ MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
 
 # A list on its own has no earlier snapshots and no quotes.
 NEVER_KNOWN = {
-    "imakexec-list/1": {"next_size", "lost", "whole_prefix", "recomputed"},
+    "imakexec-list/1": {"next_size", "lost", "whole_prefix", "recomputed", "clock"},
 }
+
+# The members of what is never known.
+NEVER_THERE = {"imakexec-list/1": list(SCHEMAS["imakexec-list/1"]["$defs"]["clock"]["properties"])}
 
 
 class Documents:
@@ -442,9 +479,10 @@ def test_documents_hold_to_their_schema_and_show_all_of_it(documents: Documents,
     for document in documents(name):
         assert recorder.faults(document) == []
     members = [each for whole in objects_of(schema) for each in whole["properties"].items()]
-    assert [member for member, part in members if id(part) not in recorder.present] == []
+    unseen = [member for member, part in members if id(part) not in recorder.present]
+    assert unseen == NEVER_THERE.get(name, [])
     unknown = {member for member, part in members if id(part) not in recorder.known}
-    assert unknown == NEVER_KNOWN.get(name, set())
+    assert unknown == NEVER_KNOWN.get(name, set()) | set(unseen)
 
 
 def test_every_verdict_and_most_reasons_are_among_the_judgements(documents: Documents) -> None:
