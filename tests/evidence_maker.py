@@ -144,6 +144,7 @@ class Attestation:
     magic: int = 0xFF544347
     kind: int = 0x8018
     safe: int = 1
+    firmware: int = 1
     trailing: bytes = b""
 
     def pack(self) -> bytes:
@@ -155,8 +156,7 @@ class Attestation:
             + two_b(self.signer)
             + two_b(self.nonce)
             + struct.pack(">QIIB", self.clock, self.reset, self.restart, self.safe)
-            + struct.pack(">Q", 1)
-            + struct.pack(">I", len(self.selections))
+            + struct.pack(">QI", self.firmware, len(self.selections))
             + selections
             + two_b(self.pcr_digest)
             + self.trailing
