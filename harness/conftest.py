@@ -78,6 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mutation", type=Path, help="a patch that breaks the series on purpose")
     group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
     group.addoption("--arch", choices=list(ARCHES), default=X86_64.name, help="of the guests")
+    group.addoption("--vectors", type=Path, help="take the vectors anew, into this folder")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
