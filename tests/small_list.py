@@ -2,7 +2,7 @@
 """A small measurement list of a machine without firmware measurements: PCR 0-9 are zero.
 
 As a program it writes the list to a file, and prints for each record what a TPM's banks must be
-extended with: `tests/vectors/tpm2-tools/make` is its reader.
+extended with: `tests/tpm2-tools/make` is its reader.
 """
 
 from __future__ import annotations

@@ -245,6 +245,31 @@ def test_every_byte_of_a_list_with_a_tail() -> None:
     assert_passes_without_its_tail(List.changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        (b"ima-ng", b"ima-ngv2"),
+        (b"ima-ng", b"n-ng|d-ng"),
+        (b"ima-ng", b"buf|n-ng"),
+        (b"ima-buf", b"ima-sig"),
+        (b"ima-buf", b"n-ng|d-ng|buf"),
+    ],
+)
+def test_a_record_under_the_name_of_another_template_is_told(name: bytes, other: bytes) -> None:
+    """More than one byte, and still hashed into nothing: its fields are read as others."""
+    evidence = first_boot()
+    records = records_of(evidence)
+    usual = judge(evidence)
+    untold = []
+    for index, record in enumerate(records):
+        if record.template == name and not record.violation:
+            renamed = [*records[:index], replace(record, template=other), *records[index + 1 :]]
+            judgement = judge(with_list(evidence, renamed))
+            if judgement.exit_code == 0 and set(judgement.flags) <= set(usual.flags):
+                untold.append(index)
+    assert untold == []
+
+
 def test_the_violations_are_where_the_mutations_find_them() -> None:
     assert [record.violation for record in records_of(first_boot())].count(True) == 2
     assert [record.violation for record in records_of(whole_run())].count(True) == 2

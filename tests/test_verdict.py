@@ -28,6 +28,7 @@ from evidence_maker import (
 from imakexec.attest import EXIT_CODES, Flag, Judgement, Reason, Verdict, judge, judge_folder
 from imakexec.attest.judgement import JSON_SCHEMA
 from imakexec.attest.power import TransitionKind
+from imakexec.attest.timeline import Timeline
 from imakexec.errors import UserError
 from imakexec.evidence import BootKind, Evidence, EvidenceWriter, Snapshot
 
@@ -961,3 +962,20 @@ def test_manifest_that_is_none(tmp_path: Path) -> None:
 def test_folder_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         judge_folder(tmp_path)
+
+
+def test_segment_that_cannot_have_held_what_it_is_said_to_have_carried() -> None:
+    machine = patched_run(200, extra=2048)
+    [handover] = timeline_of_last(machine).handovers
+    assert handover.segment_size is not None
+    records = list(machine.records)
+    records[handover.index : handover.index] = [ng("/put/in/" + "x" * 200)] * 9
+    judgement = with_last_log(only_last(machine), records)
+    assert judgement.reason is Reason.RECORDS_MISSING
+    assert "more than it holds" in judgement.sentence
+
+
+def timeline_of_last(machine: Machine) -> Timeline:
+    timeline = judge(machine.evidence()).timeline
+    assert timeline is not None
+    return timeline

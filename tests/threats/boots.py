@@ -163,6 +163,15 @@ POWER_CYCLES = (
         TAMPERED,
         Reason.BOOT_AGGREGATE,
     ),
+    signed_attack(
+        13,
+        "list of before the cold boot extended again and presented as kexec",
+        MAIN,
+        lived_again,
+        TAMPERED,
+        Reason.BOOT_AGGREGATE,
+        Flag.CLAIM_CONTRADICTED,
+    ),
     attack(
         13,
         "kexec presented as cold boot",

@@ -212,6 +212,15 @@ MARKERS_GONE = (
     ),
     attack(
         5,
+        "all that was handed over",
+        MAIN,
+        lambda evidence: edited(evidence, drop_first_boot),
+        TRUNCATED,
+        Reason.RECORDS_MISSING,
+        Flag.MARKER_ANOMALY,
+    ),
+    attack(
+        5,
         "all that was handed over at first sight",
         MAIN,
         lambda evidence: edited(first_sight(evidence), drop_first_boot),

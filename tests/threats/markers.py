@@ -163,7 +163,8 @@ def before_the_boundary(record: Rec) -> Attack:
 
 def measurable(name: str, record: Rec, *, is_anomaly: bool) -> Iterable[Threat]:
     anomaly = (Flag.MARKER_ANOMALY,) if is_anomaly else ()
-    yield signed_attack(9, name, MAIN, measured(record), IN_SYNC, Reason.MATCH, *anomaly)
+    mixed = () if record.template in (b"ima-ng", b"ima-buf") else (Flag.MIXED_TEMPLATES,)
+    yield signed_attack(9, name, MAIN, measured(record), IN_SYNC, Reason.MATCH, *anomaly, *mixed)
     # Records that pose as markers are no proof that the kernel writes none.
     yield attack(
         9,
@@ -173,6 +174,7 @@ def measurable(name: str, record: Rec, *, is_anomaly: bool) -> Iterable[Threat]:
         OUT_OF_SYNC,
         Reason.FOREIGN_EXTEND if is_anomaly else Reason.NO_MARKERS,
         *(anomaly or (Flag.NO_MARKERS,)),
+        *mixed,
     )
     yield attack(
         9,
@@ -182,6 +184,7 @@ def measurable(name: str, record: Rec, *, is_anomaly: bool) -> Iterable[Threat]:
         TRUNCATED,
         Reason.RECORDS_MISSING,
         Flag.MARKER_ANOMALY,
+        *mixed,
     )
 
 

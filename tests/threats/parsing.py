@@ -166,7 +166,10 @@ ODD: Mapping[str, tuple[Rec, tuple[Flag, ...]]] = {
     "buf of 4097 bytes": (buf("kexec-cmdline", b"x" * 4097), ()),
     "buf of 1 MiB": (buf("kexec-cmdline", b"x" * (1 << 20)), ()),
     "empty buf": (buf("kexec_load", b""), (Flag.MARKER_ANOMALY,)),
-    "format with a field twice": (Rec(b"d-ng|n-ng|n-ng", fields(*PARTS)), ()),
+    "format with a field twice": (
+        Rec(b"d-ng|n-ng|n-ng", fields(*PARTS)),
+        (Flag.MIXED_TEMPLATES,),
+    ),
     "unknown template": (
         Rec(b"ima-ng3", fields(*PARTS)),
         (Flag.UNKNOWN_TEMPLATE,),
@@ -204,7 +207,13 @@ def nothing_measured(twin: Twin) -> Twin:
 
 OTHERS = (
     signed_attack(
-        15, "legacy record among others", MAIN, with_legacy_record, IN_SYNC, Reason.MATCH
+        15,
+        "legacy record among others",
+        MAIN,
+        with_legacy_record,
+        IN_SYNC,
+        Reason.MATCH,
+        Flag.MIXED_TEMPLATES,
     ),
     signed_attack(
         15, "empty list and PCR 10 of zeros", MAIN, nothing_measured, MALFORMED, Reason.EMPTY_LIST

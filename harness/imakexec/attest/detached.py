@@ -231,7 +231,7 @@ def _power_cycle(item: ListObservation, proof: Proof) -> PowerCycle:
     if proof.key is None:
         return PowerCycle((item,), None)
     [cycle], _ = split_power_cycles((item,), ())
-    return replace(cycle, first_epoch=None)
+    return replace(cycle, first_epoch=None, most_boots=None)
 
 
 def _compared(judgement: Judgement, checks: Mapping[Path, CrossCheck]) -> Judgement:

@@ -94,11 +94,13 @@ class PowerCycle:
 
     Args:
         observations: in order, at least one.
-        first_epoch: the boot epoch in which it began; None if the claims are contradictory.
+        first_epoch: the boot epoch in which it began; None if nobody knows.
+        most_boots: how many boots it has had at most; None if nobody has counted them.
     """
 
     observations: tuple[Observation, ...]
     first_epoch: int | None
+    most_boots: int | None = None
 
 
 def split_power_cycles(
@@ -127,8 +129,13 @@ def split_power_cycles(
             groups.append([])
         groups[-1].append(observation)
     _check_no_return(groups)
-    cycles = zip(groups, starts, strict=True)
-    return tuple(PowerCycle(tuple(group), start) for group, start in cycles), transitions
+    # It began in the last epoch seen before it at the earliest, whatever is claimed of a reset.
+    earliest = [0, *(group[-1].epoch for group in groups[:-1])]
+    cycles = (
+        PowerCycle(tuple(group), start, max(1, group[-1].epoch - before + (number == 0)))
+        for number, (group, start, before) in enumerate(zip(groups, starts, earliest, strict=True))
+    )
+    return tuple(cycles), transitions
 
 
 def _check_snapshot(observation: Observation) -> None:

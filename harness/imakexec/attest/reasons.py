@@ -142,6 +142,8 @@ class Flag(StrEnum):
     """The list holds violation records: whatever they say is not authenticated."""
     UNKNOWN_TEMPLATE = "unknown_template"
     """Records of an unknown template: replayed, but nothing in them has a meaning."""
+    MIXED_TEMPLATES = "mixed_templates"
+    """Records of several templates beside ima-buf: which one has which is in no PCR."""
     ROLLBACK = "rollback"
     """The TPM's clock or counters went back: the machine's state was set back."""
     CLAIM_CONTRADICTED = "claim_contradicted"

@@ -25,6 +25,9 @@ from imakexec.attest.timeline import (
     carried_records,
 )
 
+# Critical data and keys have this one whatever the others have.
+_BUFFER = "ima-buf"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -197,7 +200,7 @@ class _Case:
 
     def _lost(self, item: ListObservation) -> Finding:
         proven = self._proven(item)
-        doubtful = [gap for gap in self._timeline(item).handovers if gap.index >= proven]
+        doubtful = [gap for gap in self._timeline(item).handovers if not self._vouched(item, gap)]
         for handover in doubtful:
             complete = handover.markers is MarkerState.COMPLETE
             if handover.markers is MarkerState.LOAD_ONLY or (
@@ -222,15 +225,32 @@ class _Case:
             proven,
         )
 
+    def _vouched(self, item: ListObservation, gap: Handover) -> bool:
+        """Whether a quote of after a hand-over, or an anchor, vouches for more than was carried.
+
+        One of before it proves nothing here: the next kernel measures the same first as the one
+        before it, so that the beginning of a list that was lost whole gives the same values.
+        """
+        if item.anchor is not None and item.anchor.records > gap.index:
+            return True
+        starts = [boot.index for boot in self._timeline(item).boots]
+        epoch = item.epoch - (len(starts) - 1 - starts.index(gap.index))
+        quotes = [
+            quote for seen in self._until(item) if seen.epoch >= epoch for quote in seen.quotes
+        ]
+        return any(
+            count is not None and count > gap.index for count in matched_records(item, quotes)
+        )
+
     def _truncated(self, item: ListObservation, handover: Handover) -> Finding:
-        full, size = handover.full, handover.segment_size
+        size = handover.segment_size
         return self._finding(
-            Reason.SEGMENT_FULL if full else Reason.RECORDS_MISSING,
+            Reason.SEGMENT_FULL if handover.full else Reason.RECORDS_MISSING,
             item,
             f"The list was cut at the kexec before record {handover.index}, which has no"
             f" kexec_execute: {handover.bytes_used} bytes of"
             f" {'an unknown number' if size is None else size} were used,"
-            f" {'too many for one more record' if full else 'which does not explain it'};"
+            f" {_explanation(handover)};"
             f" {_lost_text(handover)}.",
             handover.index,
         )
@@ -303,6 +323,13 @@ class _Case:
             expected = last.epoch - self._cycle.first_epoch + 1
             if boots != expected:
                 return f"The list holds {boots} boot_aggregate records for {expected} boots.", None
+        most = self._cycle.most_boots
+        if most is not None and boots > most:
+            counted = _counted(boots, "boot_aggregate record")
+            return (
+                f"The list holds {counted}, and since the reset {_counted(most, 'boot')} can be.",
+                None,
+            )
         if not boots:
             return "The list holds no boot_aggregate record.", 0
         newest = timeline.boot_aggregates[-1]
@@ -331,6 +358,9 @@ class _Case:
             flags |= {Flag.VIOLATIONS}
         if item.log.has_unknown_templates:
             flags |= {Flag.UNKNOWN_TEMPLATE}
+        known = {template.name for template in item.log.templates if template.fields is not None}
+        if len(known - {_BUFFER}) > 1:
+            flags |= {Flag.MIXED_TEMPLATES}
         return Finding(reason, item, timeline, what, self._proven(item), first_divergence, flags)
 
     def _timeline(self, item: ListObservation) -> Timeline:
@@ -412,6 +442,15 @@ def _boot_aggregate_flags(timeline: Timeline) -> frozenset[Flag]:
     if states & {BootAggregateState.UNCHECKED, BootAggregateState.DIFFERS}:
         flags.add(Flag.BOOT_AGGREGATE_UNCHECKED)
     return frozenset(flags)
+
+
+def _explanation(handover: Handover) -> str:
+    """What the use of the segment says about a loss."""
+    if handover.full:
+        return "too many for one more record"
+    if handover.segment_size is not None and handover.bytes_used > handover.segment_size:
+        return "more than it holds, so that some were never in it"
+    return "which does not explain it"
 
 
 def _lost_text(handover: Handover) -> str:
