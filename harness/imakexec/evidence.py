@@ -417,7 +417,9 @@ class _Loader:
                 remedy="name the folder that a run of imakexec has written",
             )
         with self._open(MANIFEST) as file:
-            content = file.read(_MANIFEST_LIMIT + 1)
+            # One byte more than there is, as it may grow; not the limit, which would be allocated.
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(size, _MANIFEST_LIMIT) + 1)
         if len(content) > _MANIFEST_LIMIT:
             raise MalformedEvidence(f"longer than {_MANIFEST_LIMIT} bytes", file=MANIFEST)
         return content
