@@ -23,7 +23,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -38,7 +41,7 @@ from evidence_maker import (
 from malformed_lists import CHANGES as LIST_CHANGES
 from malformed_lists import Sample, opaque_sample, sample_of
 
-from imakexec.evidence import AK_PEM, AK_PUBLIC, LOG, MANIFEST, BootKind, EvidenceWriter
+from imakexec.evidence import AK_PEM, AK_PUBLIC, LOG, MANIFEST, BootKind, EvidenceWriter, Snapshot
 
 Json = Any
 """What json.loads() returns."""
@@ -156,6 +159,19 @@ def _original(machine: Machine, folder: Path) -> Original:
     manifest = json.loads((folder / MANIFEST).read_bytes())
     files = {name: (folder / name).read_bytes() for name in manifest["files"]}
     return Original(manifest, files, machine.key)
+
+
+def is_signed(key: Key, snapshot: Snapshot) -> bool:
+    """Whether the key has signed every quote, by a second and shorter look at the signatures."""
+    for quote in snapshot.quotes:
+        r_size = int.from_bytes(quote.signature[4:6], "big")
+        r, s = quote.signature[6 : 6 + r_size], quote.signature[8 + r_size :]
+        der = encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
+        try:
+            key.private.public_key().verify(der, quote.attest, ec.ECDSA(SHA256()))
+        except InvalidSignature:
+            return False
+    return True
 
 
 # Files of any kind.

@@ -23,7 +23,7 @@ import fuzzing
 import pytest
 from evidence_maker import Key, patched_run
 from fuzzing import Defect, Target, fuzz, table
-from malformed_evidence import Bench, Draft, malformed_evidence, originals
+from malformed_evidence import Bench, Draft, is_signed, malformed_evidence, originals
 from malformed_lists import BUFFERS, LISTS, malformed_ascii, malformed_buffer, malformed_list
 
 from imakexec.attest import (
@@ -43,7 +43,7 @@ from imakexec.attest import (
     verdict,
 )
 from imakexec.attest.crosscheck import ascii_bank, check_ascii, check_binary
-from imakexec.attest.handover import find_handover_buffers, is_handover_buffer
+from imakexec.attest.handover import HEADER_SIZE, find_handover_buffers, is_handover_buffer
 from imakexec.attest.replay import HASHES
 from imakexec.errors import UserError
 from imakexec.evidence import Evidence
@@ -98,9 +98,20 @@ def feed_buffer(data: bytes) -> str:
     is_handover_buffer(data)
     for offset in find_handover_buffers(data):
         with suppress(Rejection):
-            examine(HandoverBuffer.parse(data[offset:]).carried().log)
-    examine(HandoverBuffer.parse(data).carried().log)
+            examine_buffer(data[offset:])
+    examine_buffer(data)
     return READ
+
+
+def examine_buffer(data: bytes) -> None:
+    """Hold a hand-over buffer against its own bytes."""
+    buffer = HandoverBuffer.parse(data)
+    assert buffer.size == HEADER_SIZE + len(buffer.log)
+    assert data[HEADER_SIZE:] == buffer.log + buffer.rest
+    carried = buffer.carried()
+    assert buffer.count == len(carried.log) + (carried.cut > 0)
+    assert len(buffer.log) == len(carried.log.data) + carried.cut
+    examine(carried.log)
 
 
 def feed_ascii(lists: tuple[bytes, bytes]) -> str:
@@ -178,15 +189,23 @@ def malformed_structure(random: Random) -> bytes:
     return bytes(data) if random.random() < 0.95 else random.randbytes(random.randrange(200))
 
 
+def is_structure(kind: type, data: bytes) -> bool:
+    """Whether it can be read as one."""
+    try:
+        vars(structures)[kind.__name__].parse(data)
+    except structures.StructureError:
+        return False
+    return True
+
+
 def feed_structure(data: bytes) -> str:
     """As each of them."""
     read = []
     for kind in PARSERS:
-        try:
-            kind.parse(data)
+        if is_structure(kind, data):
             read.append(kind.__name__)
-        except structures.StructureError:
-            pass
+            assert not is_structure(kind, data[:-1]), "it has no end"
+            assert not is_structure(kind, data + b"\0"), "it has an end"
     return ", ".join(read) or "none"
 
 
@@ -216,11 +235,12 @@ class Folders:
         with self._bench.laid_out(draft) as folder:
             judgement = judge_folder(folder)
             in_sync = judgement.verdict is Verdict.IN_SYNC
-            log = Evidence.load(folder).snapshots[-1].log if in_sync else None
+            evidence = Evidence.load(folder) if in_sync else None
         json.dumps(judgement.to_json(), allow_nan=False)
         assert f"{judgement.where}{judgement.sentence}".isprintable(), "it could deface a terminal"
-        if in_sync:
-            assert self._hashed(log or b"") in self._good, "a list is in sync that no quote is for"
+        if evidence is not None:
+            assert self._hashed(evidence.snapshots[-1].log or b"") in self._good, "of no quote"
+            assert all(is_signed(draft.original.key, item) for item in evidence.snapshots)
         return judgement.reason
 
     @staticmethod
