@@ -454,7 +454,9 @@ def test_plots(run: Run, tmp_path: Path) -> None:
         assert run("size", *arguments, "--plot", picture).code == 0
         [svg] = minidom.parse(str(picture)).getElementsByTagName("svg")
         texts = svg.getElementsByTagName("text")
-        assert sum(node.hasAttribute("font-weight") for node in texts) == panels
+        titles = [node for node in texts if node.hasAttribute("font-weight")]
+        tops = [float(node.getAttribute("y")) for node in titles]
+        assert tops == [300.0 * panel + 20 for panel in range(panels)]
         # The name of a template may hold anything that can be printed.
         assert any(">d-ng|n-ng|&lt;&amp;&gt;<" in node.toxml() for node in texts)
         height = float(svg.getAttribute("height"))

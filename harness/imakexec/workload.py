@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest whose list is read again and again while a workload runs in it.
 
-The workload is a shell script. It runs in the background, in a session of its own, and the list is
-read before it starts, at even times while it runs, and at the end, each time with the host's clock.
-Nothing is ever read twice as fast as asked: a reading that takes longer than the time between two
-leaves out the next.
+The workload is a shell script. It runs in the background, in a session of its own, until the
+machine ends. The list is read before it starts, at even times while it runs, and at the end of its
+time, each time with the host's clock. A reading that takes longer than the time between two leaves
+out the next.
 
 The policies of the main job measure nothing of that: script, output and status lie on a tmpfs, the
 list in a securityfs, whatever is run is the busybox that has run already, and the agent's port is
@@ -48,7 +48,6 @@ _MOMENT = 0.05
 _START = f"""
 cd {_FOLDER}
 busybox setsid sh -c '
-    echo $$ >group
     (cd /root && HOME=/root exec sh {_FOLDER}/script) >output 2>&1 </dev/null
     echo $? >code
     busybox mv code status
@@ -56,7 +55,6 @@ busybox setsid sh -c '
 ' >/dev/null 2>&1 </dev/null &
 """
 _WAIT = f'read -r -t "$1" _ <>{_FOLDER}/ended || :'
-_STOP = f"read -r group <{_FOLDER}/group && kill -KILL -- -$group"
 
 
 @dataclass(frozen=True)
@@ -275,10 +273,6 @@ class _Guest:
         said = self._guest.run(tail, self._session.budget()).text
         return WorkloadEnd(int(status), said)
 
-    def stop(self) -> None:
-        """Kill what is left of the workload; it may have ended just now."""
-        self._guest.run(["sh", "-c", _STOP], self._session.budget(), check=False)
-
 
 def size_workload(
     workshop: Workshop,
@@ -344,7 +338,6 @@ def _run(
         # The wall clock is asked once: it may be set meanwhile.
         since_1970 = time.time() - guest.now()
         readings = read_while_running(guest, schedule, step, kept.add)
-        guest.stop()
         require_success(readings, schedule)
         records = readings.counts[-1] - readings.counts[0]
         step.done(f"{records} records in {readings.seconds:.1f} s")
