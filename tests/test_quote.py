@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,6 +221,16 @@ def test_pem_of_another_kind_of_key() -> None:
 @pytest.mark.parametrize("pem", ["", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"])
 def test_pem_that_is_none(pem: str) -> None:
     assert reason_of(lambda: AttestationKey.load(Key().public, pem)) is Reason.AK
+
+
+@pytest.mark.parametrize("identifier", ["06082a8648ce3d030107", "06072a8648ce3d0201"])
+def test_pem_of_an_unknown_curve_or_kind_of_key(identifier: str) -> None:
+    key = Key()
+    der = base64.b64decode("".join(key.pem.splitlines()[1:-1]))
+    known = bytes.fromhex(identifier)
+    unknown = base64.b64encode(der.replace(known, known[:-1] + b"\x7f")).decode()
+    pem = f"-----BEGIN PUBLIC KEY-----\n{unknown}\n-----END PUBLIC KEY-----\n"
+    assert reason_of(lambda: AttestationKey.load(key.public, pem)) is Reason.AK
 
 
 def test_point_off_the_curve() -> None:
