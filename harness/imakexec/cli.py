@@ -440,7 +440,8 @@ def pcr(
             if name not in HASHES:
                 remedy = f"one of: {', '.join(HASHES)}"
                 raise UserError(f"no bank {name!r}", where=f"--bank {name}", remedy=remedy)
-        values = pcr_values(read_list(log, prepend or ()), banks)
+        cpus = len(os.sched_getaffinity(0))
+        values = pcr_values(read_list(log, prepend or ()), banks, processes=cpus)
         print_pcr_values(_out, values)
         result_file.write(values.to_json())
         return values.exit_code

@@ -185,13 +185,14 @@ def list_story(whole: WholeList, checks: Mapping[Path, CrossCheck]) -> Listing:
     )
 
 
-def pcr_values(whole: WholeList, banks: Sequence[str]) -> PcrValues:
+def pcr_values(whole: WholeList, banks: Sequence[str], *, processes: int = 1) -> PcrValues:
     """Replay a list.
 
     Args:
         banks: of `imakexec.attest.replay.HASHES`, each once.
+        processes: as for `replay`.
     """
-    outcome = replay(whole.log, banks, dict.fromkeys(banks, ()))
+    outcome = replay(whole.log, banks, dict.fromkeys(banks, ()), processes=processes)
     return PcrValues(Overview.of(whole, outcome), outcome.pcrs)
 
 
