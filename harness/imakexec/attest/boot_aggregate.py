@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from imakexec.attest.log import MeasurementLog, Record
-from imakexec.attest.quote import Quote
 from imakexec.attest.replay import HASHES
+
+if TYPE_CHECKING:
+    from imakexec.attest.quote import Quote
 
 # The second name is that of kernels whose TPM came up after IMA.
 _EVENTS = (b"boot_aggregate", b"boot_aggregate_late")

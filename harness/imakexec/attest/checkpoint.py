@@ -18,14 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imakexec.attest.log import DIGEST_SIZES, ByteOrder, Layout, MeasurementLog
 from imakexec.attest.plain import plain
-from imakexec.attest.quote import Quote
 from imakexec.attest.replay import IMA_PCR
 from imakexec.attest.structures import ClockInfo
 from imakexec.errors import InfraError, UserError
 from imakexec.strict_json import SHA256_HEX, JsonFault, Value, parse_json
+
+if TYPE_CHECKING:
+    from imakexec.attest.quote import Quote
 
 SCHEMA = "imakexec-checkpoint/1"
 

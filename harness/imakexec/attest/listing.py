@@ -178,6 +178,7 @@ def list_story(whole: WholeList, checks: Mapping[Path, CrossCheck]) -> Listing:
             whole.log,
             violations=outcome.violations,
             seen=(),
+            earlier=(),
             epoch=0,
             first_epoch=None,
         ),

@@ -369,6 +369,7 @@ class _Case:
                 item.log,
                 violations=item.replay.violations,
                 seen=self._until(item),
+                earlier=self._earlier(item),
                 epoch=item.epoch,
                 first_epoch=self._cycle.first_epoch,
             )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain, islice, pairwise
+from typing import TYPE_CHECKING
 
 from imakexec.attest.boot_aggregate import (
     BootAggregate,
@@ -20,9 +21,11 @@ from imakexec.attest.boot_aggregate import (
 )
 from imakexec.attest.log import MeasurementLog
 from imakexec.attest.markers import KEXEC_HEADER_SIZE, Marker, MarkerKind, read_markers
-from imakexec.attest.power import ListObservation, Observation
 from imakexec.attest.structures import ClockInfo
 from imakexec.evidence import BootKind
+
+if TYPE_CHECKING:
+    from imakexec.attest.power import ListObservation, Observation
 
 _MARKERS_SINCE = (6, 16)
 _RELEASE = re.compile(rb"(\d{1,4})\.(\d{1,4})")
@@ -156,6 +159,7 @@ def build_timeline(
     *,
     violations: Sequence[int],
     seen: Sequence[Observation],
+    earlier: Sequence[ListObservation],
     epoch: int,
     first_epoch: int | None,
 ) -> Timeline:
@@ -165,6 +169,7 @@ def build_timeline(
         log: the list.
         violations: the indices of its violation records, ascending.
         seen: all observations of its power cycle up to its own, oldest first.
+        earlier: of these, the ones before its own that have a list.
         epoch: the boot epoch that it was read in.
         first_epoch: the epoch of the cold boot that it goes back to; None if unknown.
     """
@@ -176,7 +181,6 @@ def build_timeline(
         _dated(span, epoch - (len(starts) - 1 - span.number), first_epoch, seen)
         for span in _boot_spans(log, starts, violations)
     )
-    earlier = [item for item in seen if isinstance(item, ListObservation) and item.log is not log]
     handovers = _Handovers(log, boots, markers, epoch, earlier)
     after_kexec = list(starts[1:])
     if starts and first_epoch is not None and epoch - first_epoch >= len(starts):

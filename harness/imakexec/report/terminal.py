@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from imakexec.attest import Continuity, CrossCheck, Flag, Judgement, Verdict
+from imakexec.attest import Flag, Verdict
 from imakexec.attest.checkpoint import ContinuityState
 from imakexec.attest.crosscheck import ListForm
-from imakexec.attest.judgement import BankResult
 from imakexec.attest.markers import Marker
 from imakexec.attest.timeline import BootSpan, Handover, MarkerState, Row, RowKind, Timeline
 
-if TYPE_CHECKING:  # the benchmark needs far more than showing a judgement does
+# To show a list takes less than to show a judgement, and that less than to make a benchmark.
+if TYPE_CHECKING:
+    from imakexec.attest import Continuity, CrossCheck, Judgement
+    from imakexec.attest.judgement import BankResult
     from imakexec.bench import Figures, Spread
 
 _GOOD, _BAD, _WARN, _PLAIN = "bold green", "bold red", "bold yellow", ""
