@@ -200,15 +200,15 @@ def test_the_bare_guest_differs_in_its_init_alone(
 
 
 def test_a_run_is_timed_to_its_end(tmp_path: Path) -> None:
-    before = bench._cpu_seconds()
-    wall = bench._run_to_end([sys.executable, "-c", "sum(range(10**6))"], log=tmp_path / "log")
-    assert 0 < bench._cpu_seconds() - before < 10
+    before = bench.cpu_seconds()
+    wall = bench.run_to_end([sys.executable, "-c", "sum(range(10**6))"], log=tmp_path / "log")
+    assert 0 < bench.cpu_seconds() - before < 10
     assert 0 < wall < 10
 
 
 def test_a_run_that_fails_gives_no_figure(tmp_path: Path) -> None:
     with pytest.raises(InfraError, match="ended with status 3") as caught:
-        bench._run_to_end(["sh", "-c", "echo because; exit 3"], log=tmp_path / "log")
+        bench.run_to_end(["sh", "-c", "echo because; exit 3"], log=tmp_path / "log")
     assert caught.value.tail == "because"
 
 
@@ -219,7 +219,7 @@ def test_a_run_without_an_end_gives_no_figure(
     monkeypatch.setattr(bench, "_RUN_SECONDS", 0.1)
     look = (lambda _pid: None) if looks else None
     with pytest.raises(InfraError, match="did not end within"):
-        bench._run_to_end(["sleep", "60"], log=tmp_path / "log", look=look)
+        bench.run_to_end(["sleep", "60"], log=tmp_path / "log", look=look)
 
 
 # Memory
@@ -268,7 +268,7 @@ def test_the_peak_is_of_this_process_and_its_children(tmp_path: Path) -> None:
     assert own.peak > 2**20
     child = MemoryPeak(without=())
     code = "data = b'x' * (30 << 20); import time; time.sleep(0.2)"
-    bench._run_to_end([sys.executable, "-c", code], log=tmp_path / "log", look=child.look)
+    bench.run_to_end([sys.executable, "-c", code], log=tmp_path / "log", look=child.look)
     assert child.peak > 30 << 20
     kept = child.peak
     child.look(-1)

@@ -229,9 +229,9 @@ class _MainJob:
     def run(self, look: Callable[[int], None] | None = None) -> Sample:
         with tempfile.TemporaryDirectory(dir=self.scratch) as name:
             argv = self.argv(Path(name) / "evidence")
-            before = _cpu_seconds()
-            wall = _run_to_end(argv, log=Path(name) / "output", look=look)
-            return Sample(wall, _cpu_seconds() - before)
+            before = cpu_seconds()
+            wall = run_to_end(argv, log=Path(name) / "output", look=look)
+            return Sample(wall, cpu_seconds() - before)
 
     def argv(self, evidence: Path) -> tuple[str, ...]:
         forced = self.options.accelerator
@@ -259,7 +259,7 @@ class _BareRun:
                 self.config.banks, templates=self.templates, log=folder / "swtpm.log"
             )
             with swtpm as tpm:
-                before = _cpu_seconds()
+                before = cpu_seconds()
                 connection = tpm.connection.fileno()
                 argv = bare_argv(
                     self.config,
@@ -267,11 +267,11 @@ class _BareRun:
                     console=console,
                     tpm=connection,
                 )
-                wall = _run_to_end(argv, log=folder / "qemu.log", pass_fds=[connection])
+                wall = run_to_end(argv, log=folder / "qemu.log", pass_fds=[connection])
                 tpm.connection.close()  # or swtpm waits for another QEMU
             said = console.read_text(errors="replace")
         require_both_boots(said, token=token, files=self.options.files)
-        return Sample(wall, _cpu_seconds() - before)
+        return Sample(wall, cpu_seconds() - before)
 
 
 def bare_argv(
@@ -344,7 +344,7 @@ def _bare_image(
 # Clocks
 
 
-def _run_to_end(
+def run_to_end(
     argv: Sequence[str],
     *,
     log: Path,
@@ -394,7 +394,7 @@ def _wait(
         os.close(descriptor)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """User and system time of all children that were waited for, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
