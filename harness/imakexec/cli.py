@@ -716,6 +716,47 @@ def bench_handover(
     _finish(work, result_file)
 
 
+@bench.command("verify")
+def bench_verify(
+    *,
+    records: Annotated[str, typer.Option(help="Lengths of the lists.")] = "100000,1000000,5000000",
+    banks: Annotated[
+        list[int] | None,
+        typer.Option(help="How many banks to replay: 2 or 4 (default: both); repeat it."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures for machines.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")
+    ] = None,
+) -> None:
+    """Time the replay of long lists against evmctl, and against the hash functions alone."""
+    result_file = ResultFile(json_file)
+
+    def work() -> int:
+        from imakexec.handover_bench import parse_records
+        from imakexec.report import live
+        from imakexec.report.verify_bench import print_verify_bench, render_markdown
+        from imakexec.verify_bench import BANKS, verify_lists
+
+        markdown_result = ResultFile(markdown_file, option="--markdown")
+        markdown_result.claim()
+        figures = verify_lists(
+            live.TerminalProgress(_err),
+            records=parse_records(records),
+            banks=banks or tuple(BANKS),
+            runs=runs,
+        )
+        print_verify_bench(_out, figures)
+        result_file.write(figures.to_json())
+        markdown_result.write_text(render_markdown(figures))
+        return 0
+
+    _finish(work, result_file)
+
+
 @series.command("check")
 def series_check(
     *,
