@@ -195,3 +195,25 @@ def test_help_has_a_short_name(
 def test_what_a_host_refuses_comes_with_something_to_do() -> None:
     refused = InfraError.refused("no", PermissionError(errno.EACCES, "Permission denied", "/f"))
     assert "name a folder where it can be done" in refused.remedy
+
+
+def test_a_command_has_the_options_of_no_other() -> None:
+    for name in ("run", "verify", "show", "pcr", "size", "test", "doctor"):
+        (command,) = cli._application_for(name).registered_commands
+        assert name in (command.name, getattr(command.callback, "__name__", None))
+    for name in ("bench", "series", "doctorx", "--version"):
+        assert cli._application_for(name) is cli.app
+
+
+def test_a_command_alone_is_called_as_among_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imakexec", "pcr", str(tmp_path / "missing")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "the list cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["imakexec", "pcr", "--no-such-option"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "Usage: imakexec pcr" in capsys.readouterr().err

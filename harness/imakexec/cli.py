@@ -37,13 +37,18 @@ _OWN_OPTIONS = ("-h", "--help", "--version")  # all others are those of the main
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
 
-app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    help="Prove that Linux carries its IMA measurement log across kexec. "
-    "Without a command: run the main job.",
-)
+
+def _application() -> typer.Typer:
+    return typer.Typer(
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        help="Prove that Linux carries its IMA measurement log across kexec. "
+        "Without a command: run the main job.",
+    )
+
+
+app = _application()
 bench = typer.Typer(help="Measure, side by side with what it is compared with.")
 app.add_typer(bench, name="bench")
 series = typer.Typer(help="Check the patch series itself.")
@@ -72,7 +77,23 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OWN_OPTIONS):
         arguments = ["run", *arguments]
-    app(arguments, prog_name="imakexec")
+    _application_for(arguments[0])(arguments, prog_name="imakexec")
+
+
+def _application_for(command: str) -> typer.Typer:
+    """One that has that command alone, if there is one; else the whole.
+
+    Typer works out the options of every command that it is given. For all of them that takes as
+    long as ten thousand records of a list do.
+    """
+    single = _application()
+    single.registered_callback = app.registered_callback
+    single.registered_commands = [
+        item
+        for item in app.registered_commands
+        if item.callback is not None and command == (item.name or item.callback.__name__)
+    ]
+    return single if single.registered_commands else app
 
 
 def _finish(work: Callable[[], int], result: ResultFile | None = None) -> NoReturn:
