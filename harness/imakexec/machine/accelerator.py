@@ -19,13 +19,13 @@ import platform
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from imakexec import process
 from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
+from imakexec.machine import accelerator_name
 from imakexec.machine.console import find_banner
 
 PROBE_SECONDS = 3.0
@@ -36,11 +36,8 @@ _VERSION_SECONDS = 20.0
 _DEVICE = Path("/dev/kvm")
 
 
-class Accelerator(StrEnum):
-    """QEMU's name of an accelerator."""
-
-    KVM = "kvm"
-    TCG = "tcg"
+# It lies where the command line can have it without what the probe needs.
+Accelerator = accelerator_name.Accelerator
 
 
 @dataclass(frozen=True)
