@@ -58,7 +58,7 @@ def test_a_list_leads_where_it_is_said_to(tmp_path: Path) -> None:
 
 
 def test_the_lists_are_the_same_each_time(tmp_path: Path) -> None:
-    digest = "2dc8b2e10f071bb8210341075aa2f803"
+    digest = "06b555f08b204a996ab03139af3b8919"
     found = hashlib.sha256(made(tmp_path, 500).path.read_bytes()).hexdigest()
     assert found[:32] == digest
     (tmp_path / "longer").mkdir()
@@ -74,19 +74,20 @@ def test_hashes_alone_take_time_for_each_bank() -> None:
 def test_an_answer_that_is_wrong_is_no_figure(tmp_path: Path) -> None:
     one = made(tmp_path, 20)
     subject = verify_bench._Ours(one, BANKS[2], cpus=1)
-    right = {
-        "records": 20,
-        "contradiction": None,
-        "pcrs": {"10": {bank: one.pcrs[bank].hex() for bank in BANKS[2]}},
-    }
+    values = {bank: one.pcrs[bank].hex() for bank in BANKS[2]}
+    banks = [
+        {"bank": bank, "expected": value, "quoted": value, "matched_records": 20}
+        for bank, value in values.items()
+    ]
+    right = {"verdict": "IN_SYNC", "records": 20, "banks": banks}
     subject.require_right(right)
-    assert isinstance(right["pcrs"], dict)
     for wrong in (
+        {**right, "verdict": "TRUNCATED"},
         {**right, "records": 19},
-        {**right, "contradiction": 3},
-        {**right, "pcrs": {"10": {**right["pcrs"]["10"], "sha256": "00" * 32}}},
-        {**right, "pcrs": {**right["pcrs"], "11": right["pcrs"]["10"]}},
-        {"records": 20, "contradiction": None},
+        {**right, "banks": banks[:1]},
+        {**right, "banks": [banks[0], {**banks[1], "matched_records": 19}]},
+        {**right, "banks": [banks[0], {**banks[1], "quoted": "00" * 32}]},
+        {"verdict": "IN_SYNC", "records": 20},
     ):
         with pytest.raises(InfraError, match="wrong answer"):
             subject.require_right(wrong)

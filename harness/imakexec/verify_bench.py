@@ -271,7 +271,7 @@ class _Written:
 
 def written_records() -> Iterator[_Written]:
     """The records that every list here begins with, without end."""
-    yield _written(b"ima-ng", bytes(32), b"boot_aggregate")
+    yield _written(b"ima-ng", b"\1" * 32, b"boot_aggregate")
     number = 1
     while True:
         digest = number.to_bytes(4, "little") * 8  # of a file: nobody hashes it
@@ -372,7 +372,7 @@ class _Evmctl:
 
 @dataclass(frozen=True)
 class _Ours:
-    """The verifier on a list: it reads it strictly, replays it in all banks, and gives the values.
+    """`imakexec verify` on a list, with bare values: it reads, replays, compares and judges.
 
     Interpreter start and imports are included.
     """
@@ -393,16 +393,25 @@ class _Ours:
     def argv(self, answer: Path) -> tuple[str, ...]:
         allowed = sorted(os.sched_getaffinity(0))[: self.cpus]
         command = Path(sys.executable).with_name("imakexec")
-        banks = [word for bank in self.banks for word in ("--bank", bank)]
+        values = [f"--pcr={bank}:{_PCR}={self.made.pcrs[bank].hex()}" for bank in self.banks]
         pinned = ("taskset", "--cpu-list", ",".join(map(str, allowed)))
-        return (*pinned, str(command), "pcr", str(self.made.path), *banks, "--json", str(answer))
+        return (*pinned, str(command), "verify", str(self.made.path), *values, f"--json={answer}")
 
     def require_right(self, answer: Mapping[str, object]) -> None:
         """Check the answer against the values that the list was made with."""
+        values = {bank: self.made.pcrs[bank].hex() for bank in self.banks}
         expected = {
+            "verdict": "IN_SYNC",
             "records": self.made.records,
-            "contradiction": None,
-            "pcrs": {str(_PCR): {bank: self.made.pcrs[bank].hex() for bank in self.banks}},
+            "banks": [
+                {
+                    "bank": bank,
+                    "expected": value,
+                    "quoted": value,
+                    "matched_records": self.made.records,
+                }
+                for bank, value in values.items()
+            ],
         }
         for name, value in expected.items():
             if answer.get(name) != value:
