@@ -56,6 +56,8 @@ done
 FOR_A_WHILE = f'sh -c {shlex.quote(STEADY)} & sh -c "$1"; kill $!'
 MEANWHILE = f"sleep {WINDOW}"
 
+EVERYTHING = "measure func=FILE_CHECK mask=MAY_READ uid=0"
+
 COMMAND = ("env", "--default-signal=INT", sys.executable, "-m", "imakexec", "size")
 
 
@@ -145,6 +147,17 @@ def manifest(folder: Path) -> object:
     """What the manifest of an evidence folder says."""
     document: object = json.loads((folder / MANIFEST).read_text())
     return document
+
+
+def test_a_policy_of_the_workload_may_measure_the_watching(
+    lab: Lab, patched: KernelRequest
+) -> None:
+    script = f"echo {EVERYTHING} >/sys/kernel/security/ima/policy && sleep 1"
+    figures = watched(lab, patched, script, Schedule(9, 0.3), Policy.BUILTIN)
+    assert figures.watch is not None
+    assert figures.growth is not None
+    assert figures.watch.own_records == figures.growth.records > 0
+    assert Caveat.WATCHING_MEASURES in figures.caveats
 
 
 def test_a_workload_that_fails_says_what_it_said(lab: Lab, patched: KernelRequest) -> None:

@@ -524,7 +524,7 @@ def size(
     ] = X86_64.name,
     accel: _Accel = None,
     policy: Annotated[
-        Policy, typer.Option(help="That measures; see `imakexec run --help`.")
+        Policy, typer.Option(help="That measures at first; a workload may load another one.")
     ] = Policy.BUILTIN,
     cmdline: Annotated[str, typer.Option(help="Added to the kernel command line.")] = "",
     cpus: Annotated[int, typer.Option(min=1, help="Virtual CPUs.")] = 1,

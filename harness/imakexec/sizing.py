@@ -231,7 +231,7 @@ class Watch:
         ran: for how many it did.
         ended: whether it ended by itself.
         reading: the share of that time in which the list was read, from 0 to 1.
-        own_records: how many records one look at the list adds to it.
+        own_records: how many of the new records looking at the list has made.
         evidence: the folder with the console and, if they were kept, the lists.
     """
 

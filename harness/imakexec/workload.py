@@ -9,7 +9,8 @@ out the next.
 The policies of the main job measure nothing of that: script, output and status lie on a tmpfs, the
 list in a securityfs, whatever is run is the busybox that has run already, and the agent's port is
 no regular file. That is not taken for granted: before the workload starts, the list is looked at
-until a look adds no record to it, and what every look goes on adding is told with the figures.
+until a look adds no record to it. What looks add all the same, because they go on doing so or
+because the workload has loaded a policy, is told with the figures.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from imakexec.sizing import Question, Sizing, Watch, size_growth
 
 # In /run, a tmpfs, which no policy of the main job measures.
 _FOLDER = "/run/workload"
+_OWN_FILES = (f"{_FOLDER}/", "/sys/kernel/security/")
+"""How the names begin of records that nobody but who watches makes."""
 _TAIL_LINES = "20"
 _LOOKS = 4
 """So many looks find out whether looking at the list is measured: some are measured only once."""
@@ -134,7 +137,7 @@ class Readings:
         counts: of its records at each reading, oldest first.
         times: of the readings, in seconds on the clock of the guest's watcher.
         reading: the share of the time in which it was being read, from 0 to 1.
-        own_records: how many records one look at the list adds to it.
+        own_records: how many of the new records looking at the list has made.
         end: how the workload ended; None if it had to be stopped.
     """
 
@@ -163,7 +166,7 @@ def read_while_running(
         GuestFailure: the list is none, or does not begin with what it was before.
         InfraError: the host failed.
     """
-    own_records = _settle(guest)
+    for_each_look = _settle(guest)
     lists = _GrowingList(guest, keep)
     first = lists.read()
     guest.start()
@@ -177,12 +180,14 @@ def read_while_running(
         grown, seconds = latest.size - first.size, latest.at - first.at
         step.update(f"{grown} bytes in {seconds:.0f} s", min(1.0, seconds / schedule.duration))
     log = _parse(lists.content)
+    counts = tuple(_records(log, each.size) for each in lists.readings)
+    named = sum(record.name.startswith(_OWN_FILES) for record in log[counts[0] :])
     return Readings(
         log=log,
-        counts=tuple(_records(log, each.size) for each in lists.readings),
+        counts=counts,
         times=tuple(each.at for each in lists.readings),
         reading=sum(each.took for each in lists.readings[1:]) / (latest.at - first.at),
-        own_records=own_records,
+        own_records=max(named, for_each_look * (len(counts) - 1)),
         end=end,
     )
 

@@ -40,8 +40,8 @@ _CAVEATS: Mapping[Caveat, str] = MappingProxyType(
         "goes on like this is taken for granted",
         Caveat.MORE_SEEN: "more came in a stretch of that length than independent records would: "
         "the need is what was seen, and there may be worse",
-        Caveat.WATCHING_MEASURES: "each look at the list adds {own_records} to it by this policy: "
-        "they are counted as if they were the workload's",
+        Caveat.WATCHING_MEASURES: "{own_records} of the new ones come of looking at the list: "
+        "counted as if they were the workload's",
         Caveat.NAMES_NOT_COUNTED: "mainline counts records of a custom template without their "
         "name: there, {uncounted} bytes for those of this list come on top of every need",
     }
