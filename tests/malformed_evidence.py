@@ -37,6 +37,7 @@ from evidence_maker import (
     Attestation,
     Key,
     Machine,
+    pack,
 )
 from malformed_lists import CHANGES as LIST_CHANGES
 from malformed_lists import Sample, opaque_sample, sample_of
@@ -124,7 +125,8 @@ def _kexec(*, markers: bool) -> Machine:
     machine = _machine()
     machine.boot()
     machine.files(1)
-    machine.snapshot("before")
+    before = machine.quote()
+    machine.snapshots.append(Snapshot("before", 0, before, pack(machine.records), None))
     if markers:
         machine.execute(machine.load())
     else:
@@ -137,9 +139,10 @@ def _cold_boot() -> Machine:
     machine = _machine()
     machine.boot()
     machine.files(2)
-    machine.snapshot("before")
+    machine.snapshots.append(Snapshot("before", 0, machine.quote(), None, None))
     machine.cold_reset()
-    machine.snapshot("after")
+    after = machine.quote()
+    machine.snapshots.append(Snapshot("after", 1, after, pack(machine.records), None))
     return machine
 
 

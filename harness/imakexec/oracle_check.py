@@ -50,8 +50,6 @@ _WRONG_ACCEPTS: Mapping[Reason, WrongAccept] = MappingProxyType(
 
 def known_wrong_accept(reason: Reason) -> WrongAccept | None:
     """Why it may accept a list that the verifier refuses for that reason; None if it must not."""
-    if reason.verdict is Verdict.INVALID_EVIDENCE:
-        return WrongAccept.NO_QUOTE
     return _WRONG_ACCEPTS.get(reason)
 
 
@@ -75,7 +73,7 @@ def disagreements(evidence: Evidence, judgement: Judgement, deadline: Deadline) 
     only if the replay meets the bank's value before any record contradicts itself. A list counts
     as accepted if it is in every bank. For IN_SYNC it must accept each list with one of its quotes;
     else it must not accept the list that decided with its last quote, unless `known_wrong_accept`
-    says why it may.
+    says why it may. With INVALID_EVIDENCE no list has decided.
 
     Raises:
         InfraError: as `oracle.ask_evmctl`.
