@@ -382,6 +382,27 @@ def test_impossible_pcr() -> None:
     assert rejection(ng("/a", pcr=24).pack()).reason is Reason.PCR_INDEX
 
 
+@pytest.mark.parametrize("index", [1, 2, 31, 32, 33, 70])
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (ng("/a", pcr=24).pack(), Reason.PCR_INDEX),
+        (ng("/a", pcr=1 << 31).pack(), Reason.PCR_INDEX),
+        (Rec(b"ima-ng", ng("/a").data + bytes(1)).pack(), Reason.FIELD_SUM),
+        (Rec(b"ima-ng", ng("/a").data[:-1]).pack(), Reason.FIELD_SUM),
+        (Rec(b"ima-ng", ng("/a").data + bytes(4)).pack(), Reason.FIELD_SUM),
+        (Rec(b"ima-sig", ng("/a").data).pack(), Reason.FIELD_SUM),
+    ],
+    ids=["PCR 24", "PCR 2^31", "a byte more", "a byte less", "a field more", "a field less"],
+)
+def test_a_flaw_after_many_records_of_its_shape(index: int, wrong: bytes, reason: Reason) -> None:
+    shaped = [ng("/a").pack(), Rec(b"ima-sig", ng("/a").data + bytes(4)).pack()] * 40
+    before = b"".join(shaped[:index])
+    error = rejection(before + wrong + b"".join(shaped))
+    assert error.reason is reason
+    assert error.where == f"record {index} at offset {len(before)}"
+
+
 @pytest.mark.parametrize("cut", [1, 7, 8, 30])
 def test_cut_legacy_record(cut: int) -> None:
     assert rejection(legacy(b"/bin/sh")[:-cut]).reason is Reason.SHORT_RECORD

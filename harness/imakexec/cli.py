@@ -25,8 +25,7 @@ from rich.console import Console
 from imakexec import __version__, interruption
 from imakexec.arch import ARCHES, X86_64
 from imakexec.errors import ImaKexecError, InfraError, UserError
-from imakexec.machine.accelerator_name import Accelerator
-from imakexec.options import Policy, ShellIn
+from imakexec.options import Accelerator, Policy, ShellIn
 from imakexec.report.machine import ResultFile, judgement_document
 
 if TYPE_CHECKING:

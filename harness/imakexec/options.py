@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Choices of the main job that the command line offers by name."""
+"""Choices that the command line offers by name."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+
+class Accelerator(StrEnum):
+    """QEMU's name of an accelerator."""
+
+    KVM = "kvm"
+    TCG = "tcg"
 
 
 class Policy(StrEnum):

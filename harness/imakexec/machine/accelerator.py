@@ -21,11 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imakexec import process
+from imakexec import options, process
 from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
-from imakexec.machine import accelerator_name
 from imakexec.machine.console import find_banner
 
 PROBE_SECONDS = 3.0
@@ -36,8 +35,8 @@ _VERSION_SECONDS = 20.0
 _DEVICE = Path("/dev/kvm")
 
 
-# It lies where the command line can have it without what the probe needs.
-Accelerator = accelerator_name.Accelerator
+# It lies where the command line has it without what the probe needs.
+Accelerator = options.Accelerator
 
 
 @dataclass(frozen=True)
