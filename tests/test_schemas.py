@@ -29,6 +29,7 @@ import test_mutations_report
 import test_series_report
 import test_timeline
 import test_verdict
+import test_verify_bench
 import test_workload
 from evidence_maker import Machine, Rec, fields, ng, patched_run
 from evidence_maker import pack as pack_records
@@ -140,11 +141,12 @@ def test_a_schema_is_strict_and_explains_everything(name: str) -> None:
         ("judgement", "checkpoint"),
         ("list", "pcr"),
         ("bench-roundtrip", "bench-handover"),
+        ("bench-roundtrip", "bench-verify"),
     ],
 )
 def test_what_two_schemas_share_is_the_same(one: str, other: str) -> None:
     first, second = (SCHEMAS[f"imakexec-{name}/1"]["$defs"] for name in (one, other))
-    shared = (first.keys() & second.keys()) - {"sample"}
+    shared = (first.keys() & second.keys()) - {"sample", "host"}
     assert shared
     assert {name: first[name] for name in shared} == {name: second[name] for name in shared}
 
@@ -379,6 +381,10 @@ def handovers(_: Path) -> Iterator[Document]:
     yield test_handover_bench.figures(counted=False).to_json()
 
 
+def verifications(_: Path) -> Iterator[Document]:
+    yield test_verify_bench.FIGURES.to_json()
+
+
 def checks(_: Path) -> Iterator[Document]:
     yield series.document(test_series_report._REPORT)
 
@@ -399,6 +405,7 @@ MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-evidence/1": manifests,
     "imakexec-bench-roundtrip/1": benchmarks,
     "imakexec-bench-handover/1": handovers,
+    "imakexec-bench-verify/1": verifications,
     "imakexec-series-check/1": checks,
     "imakexec-series-mutate/1": broken,
 }

@@ -51,6 +51,8 @@ from imakexec.oracle import (
 )
 from imakexec.progress import Progress, Step
 
+SCHEMA = "imakexec-bench-verify/1"
+
 DEFAULT_RECORDS = (100_000, 1_000_000, 5_000_000)
 """Lengths of the lists."""
 BANKS: Mapping[int, tuple[str, ...]] = {
@@ -161,8 +163,8 @@ class VerifyFigures:
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, object]:
-        """All of it as JSON values."""
-        return {**asdict(self), "rows": [row.to_json() for row in self.rows]}
+        """All of it as JSON values: seconds, bytes, and ratios; keys are stable per schema."""
+        return {"schema": SCHEMA, **asdict(self), "rows": [row.to_json() for row in self.rows]}
 
 
 def verify_lists(
