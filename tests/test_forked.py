@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,8 +49,16 @@ except Ended:
 """
 
 
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+def all_children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left() -> Iterator[None]:
+    """Other tests of this process may have left some before."""
+    before = all_children()
+    yield
+    assert not all_children() - before
 
 
 def descriptors() -> set[str]:
@@ -63,7 +71,6 @@ def test_answers_come_in_order_and_from_other_processes() -> None:
     assert len(set(answers)) == 4
     assert share([lambda: 7]) == [7]
     assert share([]) == []
-    assert not children()
 
 
 def test_a_long_answer_fits_the_pipe() -> None:
@@ -89,7 +96,6 @@ def test_an_error_here_leaves_no_process() -> None:
 
     with pytest.raises(UserError):
         share([fail, stay, stay])
-    assert not children()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +105,6 @@ def test_an_error_here_leaves_no_process() -> None:
 def test_a_process_that_dies_is_missed(end: Callable[[], None], said: str) -> None:
     with pytest.raises(InfraError, match=said):
         share([lambda: 1, end])
-    assert not children()
 
 
 def test_what_cannot_be_handed_back_is_an_error() -> None:

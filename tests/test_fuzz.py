@@ -21,21 +21,28 @@ from random import Random
 
 import fuzzing
 import pytest
+import test_detached
 from evidence_maker import Key, patched_run
 from fuzzing import Defect, Target, fuzz, table
 from malformed_evidence import Bench, Draft, is_signed, malformed_evidence, originals
+from malformed_files import LooseQuote, checkpoints, malformed_checkpoint, malformed_quote
 from malformed_lists import BUFFERS, LISTS, malformed_ascii, malformed_buffer, malformed_list
 
 from imakexec.attest import (
     ByteOrder,
+    Checkpoint,
     HandoverBuffer,
     MeasurementLog,
     Reason,
     Rejection,
     Verdict,
+    authenticate,
+    checkpoint,
     compare_with,
     crosscheck,
+    detached,
     judge_folder,
+    judge_list,
     read_list,
     replay,
     source,
@@ -248,6 +255,34 @@ class Folders:
         return tuple((pcr, hashed) for pcr, _, hashed in MeasurementLog.parse(log).extends())
 
 
+# Loose quotes, and checkpoints.
+
+
+def feed_quote(draft: LooseQuote) -> str:
+    """As `imakexec verify LOG -m ...` reads it."""
+    judgement = judge_list(test_detached.LOG, draft.vouchers)
+    json.dumps(judgement.to_json(), allow_nan=False)
+    assert f"{judgement.where}{judgement.sentence}".isprintable(), "it could deface a terminal"
+    assert judgement.verdict in (Verdict.IN_SYNC, Verdict.INVALID_EVIDENCE)
+    if judgement.verdict is Verdict.IN_SYNC:
+        proof = authenticate(draft.vouchers)
+        assert proof.key is not None
+        assert draft.proof.key is not None
+        assert proof.quotes == draft.proof.quotes
+        assert proof.key.fingerprint == draft.proof.key.fingerprint
+    return judgement.reason
+
+
+def feed_checkpoint(content: bytes, *, path: Path) -> str:
+    """As `imakexec verify --checkpoint` reads it, and writes it again."""
+    path.write_bytes(content)
+    checkpoint = Checkpoint.load(path)
+    assert checkpoint is not None
+    checkpoint.save(path)
+    assert Checkpoint.load(path) == checkpoint
+    return READ
+
+
 # All of them.
 
 
@@ -312,6 +347,37 @@ def evidence(folder: Path) -> Fuzz:
     )
 
 
+def loose_quotes(_: Path) -> Fuzz:
+    return partial(
+        fuzz,
+        Target(
+            "quotes",
+            malformed_quote,
+            feed_quote,
+            lambda draft: draft.size,
+            lambda draft: str(draft.vouchers),
+            factor=12,
+            constant=1 << 19,  # the judgement, and what cryptography keeps of a key
+        ),
+    )
+
+
+def checkpoint_files(folder: Path) -> Fuzz:
+    whole = checkpoints()
+    return partial(
+        fuzz,
+        Target(
+            "checkpoints",
+            partial(malformed_checkpoint, whole=whole),
+            partial(feed_checkpoint, path=folder / "checkpoint"),
+            len,
+            bytes.decode,
+            factor=40,  # a parsed number of JSON takes many times what it has digits
+            constant=1 << 21,  # the file is read through a buffer of 1 MiB
+        ),
+    )
+
+
 BROKEN: Mapping[str, tuple[object, str]] = {
     "lists": (MeasurementLog, "parse"),
     "buffers": (HandoverBuffer, "parse"),
@@ -319,6 +385,8 @@ BROKEN: Mapping[str, tuple[object, str]] = {
     "files": (source, "detect_layout"),
     "structures": (PARSERS[0], "parse"),
     "evidence": (verdict, "verify_quote"),
+    "quotes": (detached, "verify_quote"),
+    "checkpoints": (checkpoint, "parse_json"),
 }
 """What is broken in each to see whether the fuzzer notices."""
 
@@ -348,6 +416,8 @@ TARGETS: Mapping[str, Callable[[Path], Fuzz]] = {
     "files": list_files,
     "structures": tpm_structures,
     "evidence": evidence,
+    "quotes": loose_quotes,
+    "checkpoints": checkpoint_files,
 }
 
 A_FEW = {
@@ -357,20 +427,32 @@ A_FEW = {
     "files": 1000,
     "structures": 8000,
     "evidence": 1000,
+    "quotes": 2000,
+    "checkpoints": 1500,
 }
 """Inputs that take a quarter of a minute in all."""
 
 MALFORMED = {reason for reason in Reason if reason.verdict is Verdict.MALFORMED}
+IN_LISTS = MALFORMED - {Reason.MANIFEST, Reason.HANDOVER_HEADER, Reason.NOT_A_LIST}
 INVALID = {reason for reason in Reason if reason.verdict is Verdict.INVALID_EVIDENCE}
 
 MUST_COME_OUT: Mapping[str, AbstractSet[str]] = {
-    "lists": {READ, *MALFORMED} - {Reason.MANIFEST, Reason.HANDOVER_HEADER},
+    "lists": {READ, *IN_LISTS},
     "buffers": {READ, Reason.HANDOVER_HEADER, Reason.FIELD_SUM, Reason.PCR_INDEX},
     "ascii": {"agrees", NO_ASCII, *(f"differs in {name}" for name in ("pcr", "digest", "d-ng"))},
-    "files": {"MalformedLog", "list, agrees", "list, differs", "handover, differs"},
+    "files": {
+        Reason.NOT_A_LIST,
+        Reason.FIELD_SUM,
+        "list, agrees",
+        "list, differs",
+        "handover, differs",
+    },
     "structures": {"none", *(kind.__name__ for kind in PARSERS)},
-    "evidence": {Reason.MATCH, Reason.FOREIGN_EXTEND, *INVALID, *MALFORMED}
-    - {Reason.HANDOVER_HEADER},
+    "evidence": {Reason.MATCH, Reason.FOREIGN_EXTEND, Reason.MANIFEST, *INVALID, *IN_LISTS},
+    # What stands behind the signature cannot be wrong without it.
+    "quotes": {Reason.MATCH, Reason.MAGIC_TYPE, Reason.ATTEST, Reason.AK}
+    | {Reason.SIGNATURE, Reason.NONCE, Reason.PCR_DIGEST},
+    "checkpoints": {READ, "UserError"},
 }
 """If all inputs die at the same check, nothing behind it is tested."""
 
