@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +30,9 @@ from imakexec.attest import (
     next_checkpoint,
 )
 from imakexec.attest.checkpoint import ContinuityState, Survival
-from imakexec.errors import InfraError, UserError
-from imakexec.evidence import BootKind, EvidenceWriter
+from imakexec.attest.continuity import CannotAnchor
+from imakexec.errors import UserError
+from imakexec.evidence import BootKind, EvidenceWriter, Snapshot
 
 
 def now(machine: Machine, checkpoint: Checkpoint | None = None) -> Judgement:
@@ -231,6 +233,85 @@ def test_kexec_near_by_explains_no_change_of_a_list_that_replays(further: int) -
     assert now(machine, checkpoint).reason is Reason.HISTORY_REWRITTEN
 
 
+# What an attacker puts around the list that the checkpoint is about.
+
+
+def polled(machine: Machine, *names: str) -> list[Snapshot]:
+    machine.snapshots = []
+    for name in names:
+        machine.snapshot(name)
+    return machine.snapshots
+
+
+def test_old_snapshot_in_front_hides_nothing() -> None:
+    machine = Machine()
+    machine.boot()
+    old = polled(machine, "old")
+    machine.cold_reset()
+    machine.measure(violation("/good"))
+    checkpoint = kept(now(machine))
+    machine.records[-1] = violation("/evil")
+    assert now(machine, checkpoint).reason is Reason.HISTORY_REWRITTEN
+    evidence = replace(machine.evidence(), snapshots=(*old, *polled(machine, "now")))
+    judgement = judge(evidence, checkpoint=checkpoint)
+    assert judgement.reason is Reason.COUNTERS
+    assert Flag.ROLLBACK in judgement.flags
+
+
+def test_evidence_of_before_the_checkpoint_comes_too_late() -> None:
+    machine = Machine()
+    machine.boot()
+    machine.snapshot("old")
+    old = machine.evidence()
+    machine.cold_reset()
+    checkpoint = kept(now(machine))
+    assert judge(old).verdict is Verdict.IN_SYNC
+    assert judge(old, checkpoint=checkpoint).reason is Reason.COUNTERS
+
+
+def test_cleared_tpm_shows_lower_counters(machine: Machine) -> None:
+    """TPM2_Clear sets them and the clock back, and leaves PCR 10 and the primary key alone."""
+    machine.measure(violation("/good"))
+    checkpoint = kept(now(machine))
+    machine.records[-1] = violation("/evil")
+    machine.reset, machine.restart, machine.clock = 0, 0, 30
+    assert now(machine, checkpoint).reason is Reason.COUNTERS
+
+
+@pytest.mark.parametrize("later_epoch", [False, True])
+def test_sleep_hides_no_change(machine: Machine, later_epoch: bool) -> None:
+    machine.measure(violation("/good"))
+    checkpoint = kept(now(machine))
+    first = replace(polled(machine, "first")[0], log=None)
+    machine.restart += 1
+    assert now(machine, checkpoint).verdict is Verdict.IN_SYNC
+    machine.records[-1] = violation("/evil")
+    assert now(machine, checkpoint).reason is Reason.HISTORY_REWRITTEN
+    # Nor if the list of before is withheld, and the sleep called a kexec.
+    [second] = polled(machine, "second")
+    if later_epoch:
+        machine.boots.append(replace(machine.boots[-1], epoch=1, transition=BootKind.KEXEC))
+        second = replace(second, epoch=1)
+    evidence = replace(machine.evidence(), snapshots=(first, second))
+    assert judge(evidence, checkpoint=checkpoint).verdict is Verdict.TAMPERED
+
+
+def test_sleep_drops_no_bank(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.restart += 1
+    machine.banks = ("sha256",)
+    del machine.pcr10["sha1"]
+    assert now(machine, checkpoint).reason is Reason.MISSING_BANK
+
+
+def test_counters_that_go_back_within_the_evidence(machine: Machine) -> None:
+    machine.reset = 3
+    new = polled(machine, "new")
+    machine.reset = 2
+    evidence = replace(machine.evidence(), snapshots=(*new, *polled(machine, "old")))
+    assert judge(evidence).reason is Reason.COUNTERS
+
+
 # Losses.
 
 
@@ -385,6 +466,72 @@ def test_loss_of_records_before_the_anchor() -> None:
     )
 
 
+def test_second_anchor_proves_no_more_than_the_first() -> None:
+    """The kernel that cuts the list was loaded before the first anchor was set."""
+    machine, size = lossy()
+    checkpoint = kept(now(machine))
+    machine.files(40)
+    machine.execute(size)
+    size = machine.load(0)
+    machine.files(60)
+    first = kept(now(machine, checkpoint), reanchor=True)
+    machine.execute(size)
+    lost = now(machine, first)
+    assert lost.verdict is Verdict.TRUNCATED
+    second = kept(lost, reanchor=True)
+    assert first.anchor is not None
+    assert second.anchor is not None
+    assert second.anchor.proven == first.anchor.proven == 8
+
+
+def test_anchor_after_a_cold_boot_takes_no_proof_from_before_it() -> None:
+    machine = Machine()
+    machine.boot()
+    machine.files(50)
+    checkpoint = kept(now(machine))
+    [before] = polled(machine, "before")
+    machine.cold_reset()
+    size = machine.load(0)
+    machine.files(80)
+    machine.execute(size)
+    evidence = replace(machine.evidence(), snapshots=(before, *polled(machine, "after")))
+    judgement = judge(evidence, checkpoint=checkpoint)
+    assert judgement.verdict is Verdict.TRUNCATED
+    anchor = kept(judgement, reanchor=True).anchor
+    assert anchor is not None
+    assert anchor.proven == 0
+
+
+def test_sleep_keeps_the_anchor() -> None:
+    machine, checkpoint = anchored()
+    machine.restart += 1
+    assert outcome(now(machine, checkpoint)) == (
+        Verdict.IN_SYNC,
+        Reason.REANCHORED,
+        ContinuityState.CONTINUES,
+    )
+
+
+def test_banks_of_the_anchor_stay() -> None:
+    machine, checkpoint = anchored()
+    machine.banks = ("sha1", "sha256", "sha384")
+    machine.firmware["sha384"] = [bytes(48)] * 10
+    machine.pcr10["sha384"] = bytes(48)
+    assert now(machine, checkpoint).reason is Reason.MISSING_BANK
+
+
+def test_list_that_another_one_contradicts_is_not_anchored(tmp_path: Path) -> None:
+    machine, size = lossy()
+    machine.files(40)
+    machine.execute(size)
+    other = tmp_path / "other"
+    other.write_bytes(pack([*machine.records[:3], ng("/evil"), *machine.records[4:]]))
+    judgement = detached(machine, tmp_path, against=[other])
+    assert judgement.verdict is Verdict.TRUNCATED
+    with pytest.raises(CannotAnchor, match="contradicts it"):
+        next_checkpoint(judgement, reanchor=True)
+
+
 @pytest.mark.parametrize("index", [0, 5, 20, -4, -1])
 def test_nothing_may_change_around_the_anchor(index: int) -> None:
     machine, checkpoint = anchored()
@@ -415,13 +562,13 @@ def test_value_of_the_anchor_counts() -> None:
 
 
 def test_what_cannot_be_anchored(machine: Machine) -> None:
-    with pytest.raises(UserError, match="says nothing about a list"):
+    with pytest.raises(CannotAnchor, match="says nothing about a list"):
         next_checkpoint(judge(replace(machine.evidence(), snapshots=())), reanchor=True)
     machine.records.append(ng("/late"))
-    with pytest.raises(UserError, match="do not cover each other"):
+    with pytest.raises(CannotAnchor, match="do not cover each other"):
         next_checkpoint(now(machine), reanchor=True)
     machine.records[-1] = replace(machine.records[-1], digest=b"x" * 20)
-    with pytest.raises(UserError, match="TAMPERED"):
+    with pytest.raises(CannotAnchor, match="TAMPERED"):
         next_checkpoint(now(machine), reanchor=True)
 
 
@@ -434,7 +581,7 @@ def test_no_anchor_while_the_list_grows() -> None:
     machine.files(1)
     machine.snapshot("now")
     machine.snapshots[0] = replace(machine.snapshots[0], before=before)
-    with pytest.raises(UserError, match="went on while the list was read"):
+    with pytest.raises(CannotAnchor, match="went on while the list was read"):
         next_checkpoint(judge(machine.evidence()), reanchor=True)
 
 
@@ -445,13 +592,18 @@ def test_list_in_sync_needs_no_anchor(machine: Machine) -> None:
 # Detached lists.
 
 
-def detached(machine: Machine, folder: Path, checkpoint: Checkpoint | None = None) -> Judgement:
+def detached(
+    machine: Machine,
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
+    against: Sequence[Path] = (),
+) -> Judgement:
     log = folder / "log"
     log.write_bytes(pack(machine.records))
     record = machine.quote()
     files = QuoteFiles(record.attest, record.signature, record.nonce, record.pcrs, "quote")
     vouchers = Vouchers(machine.key.public, "key", (files,), Selection.of_banks(machine.banks))
-    return judge_list(log, vouchers, checkpoint=checkpoint)
+    return judge_list(log, vouchers, checkpoint=checkpoint, against=against)
 
 
 def test_detached_lists_go_on_as_well(machine: Machine, tmp_path: Path) -> None:
@@ -477,9 +629,20 @@ def test_bare_values_have_no_history(machine: Machine, tmp_path: Path) -> None:
 
 def test_list_of_another_bank(machine: Machine) -> None:
     checkpoint = kept(now(machine))
-    layout = replace(checkpoint.layout, bank="sha256")
-    with pytest.raises(UserError, match="digests of sha256"):
-        now(machine, replace(checkpoint, layout=layout))
+    other = replace(checkpoint, layout=replace(checkpoint.layout, bank="sha256"))
+    judgement = now(machine, other)
+    assert outcome(judgement) == (
+        Verdict.TAMPERED,
+        Reason.HISTORY_REWRITTEN,
+        ContinuityState.CONTRADICTED,
+    )
+    assert "digests of sha256" in judgement.sentence
+    machine.cold_reset()
+    assert outcome(now(machine, other)) == (
+        Verdict.IN_SYNC,
+        Reason.MATCH,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
 
 
 # The file.
@@ -497,9 +660,30 @@ def test_file_says_it_all(machine: Machine, tmp_path: Path) -> None:
 
 def test_file_that_cannot_be_replaced(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InfraError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         kept(now(machine)).save(tmp_path / "folder")
     assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+
+def test_file_behind_a_link_is_the_one_that_is_written(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "state")
+    checkpoint = kept(now(machine))
+    checkpoint.save(link)
+    assert link.is_symlink()
+    assert Checkpoint.load(tmp_path / "there" / "state") is not None
+
+
+def test_file_that_a_link_lies_in_wait_for(machine: Machine, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (f".state.{os.getpid()}", ".state.tmp", ".state.new"):
+        (tmp_path / name).symlink_to(victim)
+    kept(now(machine)).save(tmp_path / "state")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "state").is_symlink()
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
 
 
 def spoiled(**members: object) -> Callable[[dict[str, object]], object]:
@@ -622,8 +806,12 @@ def test_command_that_cannot_keep_its_checkpoint(run: Run, tmp_path: Path) -> No
     machine = patched_run()
     folder = folder_of(machine, tmp_path / "evidence")
     ended = run("verify", folder, "--checkpoint", tmp_path / "nowhere" / "file")
-    assert ended.code == 3
+    assert ended.code == 2
     assert "checkpoint cannot be written" in ended.err
+    ended = run("verify", folder, "--checkpoint", folder / "state")
+    assert ended.code == 2
+    assert "would lie in the evidence folder" in ended.err
+    assert not (folder / "state").exists()
 
 
 def test_command_keeps_no_result_in_its_checkpoint(run: Run, tmp_path: Path) -> None:
@@ -634,6 +822,19 @@ def test_command_keeps_no_result_in_its_checkpoint(run: Run, tmp_path: Path) -> 
     ended = run("verify", folder, "--checkpoint", file, "--json", file)
     assert ended.code == 2
     assert file.read_bytes() == content
+    new = tmp_path / "new"
+    assert run("verify", folder, "--checkpoint", new, "--json", tmp_path / "." / "new").code == 2
+    assert not new.exists()
+
+
+def test_command_that_has_nothing_to_re_anchor_keeps_its_verdict(run: Run, tmp_path: Path) -> None:
+    machine = patched_run()
+    folder = folder_of(machine, tmp_path / "evidence")
+    (folder / "ak.pem").write_text("damaged")
+    ended = run("verify", folder, "--checkpoint", tmp_path / "state", "--reanchor")
+    assert ended.code == 13
+    assert "not re-anchored" in ended.out
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_machine_that_claims_a_cold_boot_by_kexec_fools_nobody(machine: Machine) -> None:

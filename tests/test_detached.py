@@ -249,7 +249,7 @@ def test_banks_that_disagree_are_named() -> None:
     assert "6 records in sha1, 4 records in sha256" in judgement.sentence
 
 
-def test_padded_banks() -> None:
+def test_padded_banks(tmp_path: Path) -> None:
     """A kernel before 5.8 extends SHA-1 digests everywhere."""
     value = bytes(32)
     for item in small_list():
@@ -258,6 +258,21 @@ def test_padded_banks() -> None:
     pcrs = {"sha256": {10: value}}
     assert judge_list(LOG, pcrs).verdict is Verdict.OUT_OF_SYNC
     assert judge_list(LOG, pcrs, padded=["sha256"]).verdict is Verdict.IN_SYNC
+    # The list of such a bank has the same digests.
+    other = tmp_path / "sha256"
+    digests = [
+        bytes(32)
+        if item.violation
+        else hashlib.sha1(item.hashed("little")).digest().ljust(32, b"\0")
+        for item in small_list()
+    ]
+    entries = [
+        replace(item, digest=digest) for item, digest in zip(small_list(), digests, strict=True)
+    ]
+    other.write_bytes(pack_entries(entries, bank="sha256"))
+    judgement = judge_list(LOG, pcrs, padded=["sha256"], against=[other])
+    assert judgement.verdict is Verdict.IN_SYNC
+    assert judge_list(LOG, pcrs, against=[other]).checks[other].difference
 
 
 # Other lists of the same records.
@@ -395,6 +410,32 @@ def test_nonces(tmp_path: Path) -> None:
     for text in ("", "0", "0x", "0xz"):
         with pytest.raises(UserError):
             parse_nonce(text)
+
+
+def test_nonce_file_is_no_place_for_a_result(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "nonce"
+    file.write_bytes(NONCE)
+    given = [item if item != NONCE.hex() else f"@{file}" for item in options("p256")]
+    assert run("verify", LOG, *given).code == 0
+    assert run("verify", LOG, *given, "--json", file).code == 2
+    assert file.read_bytes() == NONCE
+
+
+def test_evidence_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    for name in (tmp_path / "missing", tmp_path / ("x" * 300), "l\x1b[31m"):
+        ended = run("verify", name, "--pcr", f"sha256:10={'00' * 32}")
+        assert ended.code == 2
+        assert "to do:" in ended.err
+        assert "\x1b" not in ended.err
+
+
+def test_trimmed_list_says_what_it_may_lack(tmp_path: Path) -> None:
+    rest = tmp_path / "rest"
+    rest.write_bytes(pack_entries(small_list()[2:]))
+    judgement = judge_list(rest, vouchers("p256"))
+    assert judgement.reason is Reason.FOREIGN_EXTEND
+    assert "the saved records belong before it" in judgement.sentence
+    assert "saved records" not in judge_list(LOG, {"sha256": {10: bytes(32)}}).sentence
 
 
 def test_files_too_long_to_be_a_quote(tmp_path: Path) -> None:

@@ -76,6 +76,17 @@ def test_no_values(content: bytes) -> None:
     assert caught.value.where == "the file"
 
 
+@pytest.mark.parametrize("bank", [0xB, 0xC, 0xD])
+@pytest.mark.parametrize("first", [0x7B, 0x20, 0x01])
+def test_values_that_look_like_another_form(bank: int, first: int) -> None:
+    """Many values are as long as a serialized file, and one may begin like JSON."""
+    selections = [PcrSelection(bank, bytes([0xFF, 7, 0])), PcrSelection(0x4, bytes([0xFF, 7, 0]))]
+    size = {0xB: 32, 0xC: 48, 0xD: 64}[bank]
+    content = bytes([first]) + b"x" * (11 * (size + 20) - 1)
+    values = read_pcr_values(content, selections, "f")
+    assert [len(found) for found in values.values()] == [11, 11]
+
+
 def test_digest_longer_than_any() -> None:
     selection = struct.pack("<HB", 0xD, 3) + PCR10 + bytes(2)
     head = (struct.pack("<I", 1) + selection).ljust(4 + 16 * 8, b"\0") + struct.pack("<I", 1)

@@ -94,12 +94,23 @@ def test_a_file_that_grows_or_is_overwritten_is_found_out(path: Path) -> None:
         data[:20000]
 
 
-def test_a_file_that_is_replaced_stays_what_it_was(path: Path) -> None:
+def test_a_file_that_is_replaced_is_found_out(path: Path) -> None:
     data = stored(path)
     new = path.with_name("new")
     new.write_bytes(b"other")
     new.replace(path)
-    assert data[:] == CONTENT
+    with pytest.raises(UserError, match="was written to"):
+        data[:]
+
+
+def test_a_file_whose_times_are_set_back_is_found_out(path: Path) -> None:
+    data = stored(path)
+    state = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"evil")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(UserError, match="was written to"):
+        data[:]
 
 
 def test_a_disk_that_fails_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

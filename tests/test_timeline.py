@@ -413,4 +413,20 @@ def test_markers_tell_of_records_that_are_not_there() -> None:
     judgement = judge(machine.evidence())
     assert judgement.timeline is not None
     assert judgement.timeline.handovers[0].uncounted == 3
-    assert "at least 3 records known to be lost" in judgement.sentence
+    assert "its markers claim 3 that do not stand before them" in judgement.sentence
+
+
+def test_a_violation_claims_nothing() -> None:
+    """Anybody who can provoke one chooses what it says."""
+    machine = plain_run(3)
+    machine.measure(replace(marker("kexec_load", machine.records, 9999), violation=True))
+    boot = len(machine.records)
+    lying = buf("kexec_load", payload(8192, 99999, 99999))
+    machine.records.insert(3, replace(lying, violation=True))
+    machine.boot(BootKind.KEXEC)
+    machine.snapshots = []
+    machine.snapshot("now")
+    handovers = timeline_of(machine).handovers
+    assert [gap.uncounted for gap in handovers] == [0, 0]
+    assert {gap.markers for gap in handovers} == {MarkerState.ABSENT}
+    assert boot

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -73,6 +74,10 @@ def _without_command(
 
 def main() -> None:
     """Parse the command line and do what it says; ends with SystemExit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Names of files and records are of any kind, terminals are not.
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OWN_OPTIONS):
         arguments = ["run", *arguments]
@@ -357,38 +362,37 @@ def verify(
     what was quoted, 10 if it was truncated, 11 if it is out of step, 12 if it was
     tampered with, 13 for invalid and 14 for malformed evidence.
     """
-    folder = evidence if evidence.is_dir() else None
-    inputs = [path for path in (evidence, public, checkpoint) if path is not None]
-    inputs += [
-        path for paths in (message, signature, pcrs, prepend, against) for path in paths or ()
-    ]
-    result_file = ResultFile(json_file, evidence=folder, inputs=inputs)
+    from imakexec.verification import VerifyRequest, is_folder, keep_checkpoint
+    from imakexec.verification import verify as judge
+
+    request = VerifyRequest(
+        evidence,
+        messages=message or (),
+        signatures=signature or (),
+        pcr_files=pcrs or (),
+        nonces=nonce or (),
+        public=public,
+        pcr_list=pcr_list,
+        pcrs=pcr or (),
+        padded=padded or (),
+        prepend=prepend or (),
+        against=against or (),
+        checkpoint=checkpoint,
+        reanchor=reanchor,
+        processes=len(os.sched_getaffinity(0)),
+    )
+    folder = evidence if is_folder(evidence) else None
+    outputs = () if checkpoint is None else (checkpoint,)
+    result_file = ResultFile(json_file, evidence=folder, inputs=[*request.inputs, *outputs])
 
     def work() -> int:
         from imakexec.report import terminal
-        from imakexec.verification import VerifyRequest
-        from imakexec.verification import verify as judge
 
-        request = VerifyRequest(
-            evidence,
-            messages=message or (),
-            signatures=signature or (),
-            pcr_files=pcrs or (),
-            nonces=nonce or (),
-            public=public,
-            pcr_list=pcr_list,
-            pcrs=pcr or (),
-            padded=padded or (),
-            prepend=prepend or (),
-            against=against or (),
-            checkpoint=checkpoint,
-            reanchor=reanchor,
-            processes=len(os.sched_getaffinity(0)),
-        )
         judgement = judge(request)
-        if not quiet:
-            terminal.print_judgement(_out, judgement, folder=evidence)
+        kept = keep_checkpoint(request, judgement)
         result_file.write(judgement_document(judgement, folder=evidence))
+        if not quiet:
+            terminal.print_judgement(_out, judgement, folder=evidence, checkpoint=kept)
         return judgement.exit_code
 
     _finish(work, result_file)

@@ -380,6 +380,7 @@ class _Loader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, FileEntry] = {}
+        self._contents: dict[str, bytes] = {}
 
     def load(self) -> Evidence:
         manifest = parse_json(self._read_manifest(), MANIFEST)
@@ -484,9 +485,11 @@ class _Loader:
                 file=MANIFEST,
                 field=at.path,
             )
-        with self._open(name) as file:
-            content = file.read(self._files[name].size + 1)
-        return name, content
+        # A manifest may name a file as often as it likes: that must cost no memory.
+        if name not in self._contents:
+            with self._open(name) as file:
+                self._contents[name] = file.read(self._files[name].size + 1)
+        return name, self._contents[name]
 
     def _ak(self, at: Value) -> tuple[bytes, str]:
         public, pem = at.members("public", "pem")

@@ -12,11 +12,13 @@ from imakexec.attest import (
     Judgement,
     QuoteFiles,
     Selection,
+    Verdict,
     Vouchers,
     judge_folder,
     judge_list,
     next_checkpoint,
 )
+from imakexec.attest.continuity import CannotAnchor
 from imakexec.attest.detached import parse_nonce, read_small_file
 from imakexec.attest.pcr_values import PcrValues, parse_pcr_options
 from imakexec.attest.replay import HASHES
@@ -64,40 +66,106 @@ class VerifyRequest:
     reanchor: bool = False
     processes: int = 1
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the evidence is a folder."""
+        return is_folder(self.evidence)
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that is read, which no result may replace."""
+        single = [item for item in (self.evidence, self.public) if item is not None]
+        several = (self.messages, self.signatures, self.pcr_files, self.prepend, self.against)
+        named = [Path(nonce[1:]) for nonce in self.nonces if nonce.startswith("@")]
+        return [*single, *(path for paths in several for path in paths), *named]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; whatever cannot be one is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the name is too long, or a folder on the way is closed
+        return False
+
 
 def verify(request: VerifyRequest) -> Judgement:
-    """Judge, and keep the checkpoint that the judgement leaves.
+    """Judge.
 
     Raises:
-        UserError: a file cannot be read or written, or what is asked for does not go together.
-        InfraError: the checkpoint's disk is full.
+        UserError: a file cannot be read, or what is asked for does not go together.
+        InfraError: a process that shared the work failed.
     """
-    if request.reanchor and request.checkpoint is None:
-        raise UserError(
-            "re-anchoring needs a place to keep the anchor in",
-            where="--reanchor",
-            remedy="name it with --checkpoint FILE",
-        )
+    _check_places(request)
     before = None if request.checkpoint is None else Checkpoint.load(request.checkpoint)
-    if request.evidence.is_dir():
+    if request.is_folder:
         _refuse_list_options(request)
-        judgement = judge_folder(request.evidence, checkpoint=before)
-    else:
-        _check_banks(request.padded)
-        judgement = judge_list(
-            request.evidence,
-            _vouchers(request),
-            prepend=request.prepend,
-            against=request.against,
-            padded=request.padded,
-            checkpoint=before,
-            processes=request.processes,
-        )
-    if request.checkpoint is not None:
+        return judge_folder(request.evidence, checkpoint=before)
+    _check_banks(request.padded)
+    return judge_list(
+        request.evidence,
+        _vouchers(request),
+        prepend=request.prepend,
+        against=request.against,
+        padded=request.padded,
+        checkpoint=before,
+        processes=request.processes,
+    )
+
+
+def keep_checkpoint(request: VerifyRequest, judgement: Judgement) -> str:
+    """Write the checkpoint that a judgement leaves, if it leaves one.
+
+    Returns:
+        What became of the file, in words; empty if none was asked for.
+
+    Raises:
+        UserError: the file cannot be written.
+        InfraError: its disk is full.
+    """
+    if request.checkpoint is None:
+        return ""
+    try:
         after = next_checkpoint(judgement, reanchor=request.reanchor)
-        if after is not None:
-            after.save(request.checkpoint)
-    return judgement
+    except CannotAnchor as why:
+        return f"not re-anchored, and left as it was: {why}"
+    if after is None:
+        return "left as it was"
+    after.save(request.checkpoint)
+    if judgement.verdict is Verdict.IN_SYNC:
+        return f"written, of {after.records} records"
+    return f"re-anchored after record {after.records}, whose value nobody can account for"
+
+
+def _check_places(request: VerifyRequest) -> None:
+    """Refuse what would be written to the wrong place, or read from nowhere."""
+    if not request.is_folder and not _exists(request.evidence):
+        raise UserError(
+            "there is no such evidence folder or list",
+            where=str(request.evidence),
+            remedy="name the folder that a run of imakexec has written, or a binary list",
+        )
+    if request.checkpoint is None:
+        if request.reanchor:
+            raise UserError(
+                "re-anchoring needs a place to keep the anchor in",
+                where="--reanchor",
+                remedy="name it with --checkpoint FILE",
+            )
+        return
+    place = request.checkpoint.absolute()
+    if request.is_folder and place.is_relative_to(request.evidence.resolve()):
+        raise UserError(
+            "the checkpoint would lie in the evidence folder",
+            where=f"--checkpoint {request.checkpoint}",
+            remedy="name a file outside of it, where the attested machine cannot write",
+        )
 
 
 def _refuse_list_options(request: VerifyRequest) -> None:

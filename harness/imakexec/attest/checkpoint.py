@@ -11,9 +11,11 @@ A checkpoint is the verifier's own: whoever can write it decides what the verifi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -141,17 +143,35 @@ class Checkpoint:
             UserError: the file cannot be written.
             InfraError: its disk is full.
         """
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with draft.open("w", encoding="ascii") as file:
-                json.dump(self.to_json(), file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise InfraError.refused("the checkpoint cannot be written", error, path) from error
+            place = path.resolve()
+            # Of a name that nobody can have put a link at.
+            descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+            draft = Path(name)
+            try:
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    json.dump(self.to_json(), file, indent=1)
+                    file.write("\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(place)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            number = getattr(error, "errno", None)
+            if number in (errno.ENOSPC, errno.EDQUOT):
+                raise InfraError(
+                    f"the checkpoint cannot be written: {reason}",
+                    where=str(path),
+                    remedy="make room on that file system; what was there is still there",
+                ) from error
+            raise UserError(
+                f"the checkpoint cannot be written: {reason}",
+                where=str(path),
+                remedy="name a file in a folder that exists and can be written",
+            ) from error
 
     def to_json(self) -> dict[str, object]:
         """As plain JSON values, bytes in hexadecimal; keys are stable per schema."""
@@ -175,17 +195,9 @@ class Checkpoint:
         return self.ladder[-1].records
 
     def survival(self, log: MeasurementLog) -> Survival:
-        """How many of its records a list begins with.
-
-        Raises:
-            UserError: the list is of another layout, so that none of its bytes compare.
-        """
+        """How many of its records a list begins with; of another layout, with none."""
         if log.layout != self.layout:
-            raise UserError(
-                f"the checkpoint is of a list {self.layout}, this one is {log.layout}",
-                where="--checkpoint",
-                remedy="name the list of the same bank, or begin a new checkpoint",
-            )
+            return Survival(0, self.ladder[0].records)
         possible = [rung for rung in self.ladder if rung.records <= len(log)]
         hashed = _prefix_hashes(log, [rung.records for rung in possible])
         kept = 0
@@ -242,6 +254,7 @@ class Continuity:
         checkpoint_records: how many it vouches for.
         surviving: the list begins with at least so many of them.
         surviving_below: and with fewer than so many; None if with all.
+        proven: of these, so many were proven without a gap before them.
         anchor: where replay began; None at the first record.
     """
 
@@ -249,6 +262,7 @@ class Continuity:
     checkpoint_records: int
     surviving: int
     surviving_below: int | None
+    proven: int
     anchor: Anchor | None
 
 

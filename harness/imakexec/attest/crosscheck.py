@@ -13,7 +13,7 @@ Either list may have gone on after the other was read, so that one may end earli
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -70,8 +70,13 @@ def ascii_bank(text: bytes) -> str | None:
     return sizes.get(len(match[1])) if match else None
 
 
-def check_ascii(log: MeasurementLog, text: bytes) -> CrossCheck:
+def check_ascii(
+    log: MeasurementLog, text: bytes, *, padded: Collection[str] = frozenset()
+) -> CrossCheck:
     """Compare an ASCII list, e.g. ascii_runtime_measurements_sha256.
+
+    Args:
+        padded: banks whose digests are those of SHA-1, padded with zero bytes.
 
     Raises:
         ValueError: it is none: see `ascii_bank`.
@@ -80,7 +85,7 @@ def check_ascii(log: MeasurementLog, text: bytes) -> CrossCheck:
     if bank is None:
         raise ValueError("no ASCII list")
     at, compared = 0, 0
-    for record, digest in _with_digests(log, bank):
+    for record, digest in _with_digests(log, bank, padded):
         if at == len(text):
             break
         line, is_whole = _line(record, digest)
@@ -95,10 +100,16 @@ def check_ascii(log: MeasurementLog, text: bytes) -> CrossCheck:
     return CrossCheck(ListForm.ASCII, bank, compared, missing=len(log) - compared, further=further)
 
 
-def check_binary(log: MeasurementLog, other: MeasurementLog) -> CrossCheck:
-    """Compare another binary list, e.g. binary_runtime_measurements_sha256."""
+def check_binary(
+    log: MeasurementLog, other: MeasurementLog, *, padded: Collection[str] = frozenset()
+) -> CrossCheck:
+    """Compare another binary list, e.g. binary_runtime_measurements_sha256.
+
+    Args:
+        padded: as of `check_ascii`.
+    """
     bank, compared = other.layout.bank, 0
-    for (record, digest), its in zip(_with_digests(log, bank), other, strict=False):
+    for (record, digest), its in zip(_with_digests(log, bank, padded), other, strict=False):
         found = _binary_difference(replace(record, digest=digest), its)
         if found:
             return _differing(ListForm.BINARY, bank, compared, found)
@@ -130,14 +141,17 @@ def _differing(form: ListForm, bank: str, compared: int, found: _Difference) -> 
     return CrossCheck(form, bank, compared, difference=str(found), field=found.field)
 
 
-def _with_digests(log: MeasurementLog, bank: str) -> Iterator[tuple[Record, bytes]]:
+def _with_digests(
+    log: MeasurementLog, bank: str, padded: Collection[str]
+) -> Iterator[tuple[Record, bytes]]:
     """Each record, and its digest column in the list of a bank."""
-    make, zero = HASHES[bank], bytes(DIGEST_SIZES[bank])
+    size = DIGEST_SIZES[bank]
+    make, zero = HASHES["sha1" if bank in padded else bank], bytes(size)
     for record, (_, logged, hashed) in zip(log, log.extends(), strict=True):
         if bank == log.layout.bank:
             yield record, logged
         else:
-            yield record, zero if record.is_violation else make(hashed).digest()
+            yield record, zero if record.is_violation else make(hashed).digest().ljust(size, b"\0")
 
 
 def _binary_difference(record: Record, its: Record) -> _Difference | None:

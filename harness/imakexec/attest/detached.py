@@ -142,15 +142,17 @@ def judge_list(
     try:
         proof = authenticate(vouchers)
         if checkpoint is not None and proof.key is not None:
-            require_successor(checkpoint, proof.key, proof.quotes[0])
+            require_successor(checkpoint, proof.key, proof.quotes)
         log = read_list(path, prepend).log
-        checks = {item: compare_with(log, item) for item in against}
+        checks = {item: compare_with(log, item, padded=padded) for item in against}
     except MalformedLog as fault:
         return rejected(Rejection(fault.reason, fault.what, where=fault.where))
     except Rejection as rejection:
         return rejected(rejection)
     judgement = judge_log(log, proof, padded=padded, checkpoint=checkpoint, processes=processes)
-    return _compared(replace(judgement, where=str(path)), checks)
+    if judgement.snapshot:
+        judgement = replace(judgement, where=str(path))
+    return _compared(judgement, checks)
 
 
 @dataclass(frozen=True)

@@ -727,7 +727,8 @@ class _Scan:
             while self.end < len(self._data):
                 self._cross(self._data[self.end : self.end + _WINDOW])
         except _Flaw as flaw:
-            self.flaw = flaw
+            # Its traceback would hold this walk, and the list with it, until the next collection.
+            self.flaw = flaw.with_traceback(None)
         if self.marks[-1] < self.end:
             self.marks.append(self.end)
 

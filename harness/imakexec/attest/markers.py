@@ -60,6 +60,7 @@ class Marker:
         logged: what it says; None if it cannot be read.
         recomputed_size: the runtime size before it, recomputed from the list itself.
         recomputed_count: the records before it.
+        violation: whether its content is in no PCR: then it has not even been measured.
         accepted: whether every rule holds.
         flaws: the rules that do not hold, in words.
     """
@@ -69,6 +70,7 @@ class Marker:
     logged: MarkerValues | None
     recomputed_size: int
     recomputed_count: int
+    violation: bool
     accepted: bool
     flaws: tuple[str, ...]
 
@@ -170,6 +172,7 @@ def _read(
         logged=logged,
         recomputed_size=KEXEC_HEADER_SIZE + log.carried_size(record.index),
         recomputed_count=record.index,
+        violation=record.is_violation,
         accepted=not flaws,
         flaws=tuple(flaws),
     )
@@ -206,7 +209,9 @@ def _value_flaws(
     if logged.count not in possible:
         yield f"it counts {logged.count} records, {index} stand before it"
     records_size = logged.runtime_size - KEXEC_HEADER_SIZE
-    if not any(way.records_in(records_size) in possible for way in ways):
+    counts = (way.records_in(records_size) for way in ways)
+    # A range looks through all that it holds for anything but a number.
+    if not any(count is not None and count in possible for count in counts):
         size = KEXEC_HEADER_SIZE + log.carried_size(index)
         yield f"it says {logged.runtime_size} bytes, {size} stand before it"
 

@@ -73,11 +73,21 @@ def read_pcr_values(content: bytes, signed: Sequence[PcrSelection], where: str) 
     Raises:
         Rejection: reason pcr_digest: it is in none of these forms.
     """
+    if len(content) == _joined_size(signed):
+        return _split(content, signed, where)
     if content.lstrip()[:1] == b"{":
         return _from_json(content, where)
     if len(content) >= _SELECTIONS_END + 4 + _LIST_SIZE:
         return _from_serialized(content, where)
-    return _split(content, signed, where)
+    raise _no_values(f"{len(content)} bytes, {_joined_size(signed)} are quoted", where)
+
+
+def _joined_size(selections: Sequence[PcrSelection]) -> int:
+    """Of nothing but the values, in bytes."""
+    return sum(
+        DIGEST_SIZES.get(item.bank, 0) * int.from_bytes(item.bitmap, "little").bit_count()
+        for item in selections
+    )
 
 
 def _from_json(content: bytes, where: str) -> PcrValues:

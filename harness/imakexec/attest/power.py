@@ -128,7 +128,7 @@ def split_power_cycles(
             )
             groups.append([])
         groups[-1].append(observation)
-    _check_no_return(groups)
+    _check_order(groups)
     # It began in the last epoch seen before it at the earliest, whatever is claimed of a reset.
     earliest = [0, *(group[-1].epoch for group in groups[:-1])]
     cycles = (
@@ -179,37 +179,29 @@ def _resumed(last: Quote, first: Quote, later: Observation) -> bool:
 
 
 def _check_clock(earlier: Quote, later: Quote, where: str) -> None:
-    check_clock(clock_of(earlier), clock_of(later), where)
-
-
-def check_clock(earlier: ClockInfo, later: ClockInfo, where: str) -> None:
-    """Within one power cycle the clock never goes back, unless the machine's state did.
-
-    Raises:
-        Rejection: reason counters: it did.
-    """
-    if later.clock < earlier.clock:
+    """Within one power cycle the clock never goes back, unless the machine's state did."""
+    before, after = clock_of(earlier).clock, clock_of(later).clock
+    if after < before:
         raise Rejection(
             Reason.COUNTERS,
-            f"the TPM's clock went back from {earlier.clock} to {later.clock} ms without a reset",
+            f"the TPM's clock went back from {before} to {after} ms without a reset",
             where=where,
             flags=frozenset({Flag.ROLLBACK}),
         )
 
 
-def _check_no_return(groups: Sequence[Sequence[Observation]]) -> None:
-    """Counters of a past power cycle never come back."""
-    past: set[tuple[int, int]] = set()
-    for group in groups:
-        pairs = {clock_of(observation.quotes[0]).pair for observation in group}
-        if pairs & past:
+def _check_order(groups: Sequence[Sequence[Observation]]) -> None:
+    """A reset makes (resetCount, restartCount) greater, and nothing makes it less."""
+    firsts = [(group[0].name, clock_of(group[0].quotes[0]).pair) for group in groups]
+    for (_, earlier), (name, later) in pairwise(firsts):
+        if later <= earlier:
             raise Rejection(
                 Reason.COUNTERS,
-                f"resetCount, restartCount {min(pairs & past)} came back after a reset",
-                where=f"snapshot {group[0].name}",
+                f"resetCount, restartCount {later} came after {earlier}: the order is not the one"
+                " of the quotes, or the TPM was set back or cleared",
+                where=f"snapshot {name}",
                 flags=frozenset({Flag.ROLLBACK}),
             )
-        past |= pairs
 
 
 def _first_epoch(first: Observation, lowest: int, boots: Sequence[Boot]) -> int:

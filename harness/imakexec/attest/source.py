@@ -9,7 +9,7 @@ large file of its own is left there, see `stored`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +32,8 @@ from imakexec.errors import ImaKexecError, UserError
 
 _HEAD = 512
 _MUCH = 1 << 22  # bytes of a list that are left in the file
+# How many times over a dump is read at most, if all of it poses as hand-over buffers.
+_MOST_READINGS = 16
 _AGAIN = "read the list again; it is /sys/kernel/security/ima/binary_runtime_measurements"
 
 
@@ -170,8 +172,13 @@ def read_source(path: Path) -> Source:
         return _from_dump(path, _whole(file, head))
 
 
-def compare_with(log: MeasurementLog, path: Path) -> CrossCheck:
+def compare_with(
+    log: MeasurementLog, path: Path, *, padded: Collection[str] = frozenset()
+) -> CrossCheck:
     """Hold a list against the one in another file: in ASCII, or a binary one of any bank.
+
+    Args:
+        padded: banks whose digests are those of SHA-1, padded with zero bytes.
 
     Raises:
         UserError: the file cannot be read.
@@ -180,8 +187,8 @@ def compare_with(log: MeasurementLog, path: Path) -> CrossCheck:
     with _opened(path) as file:
         head = file.read(_HEAD)
         if ascii_bank(head) is not None:
-            return check_ascii(log, _whole(file, head))
-        return check_binary(log, _parse(path, _data(path, file, head)))
+            return check_ascii(log, _whole(file, head), padded=padded)
+        return check_binary(log, _parse(path, _data(path, file, head)), padded=padded)
 
 
 def _parse(path: Path, content: Data) -> MeasurementLog:
@@ -201,33 +208,51 @@ def _from_buffer(path: Path, content: bytes) -> Source:
 
 def _from_dump(path: Path, dump: bytes | mmap) -> Source:
     """The buffer with the most records: after a kexec there may be older ones in memory."""
-    found: list[tuple[MeasurementLog, Buffer]] = []
+    best: tuple[MeasurementLog, Buffer] | None = None
+    offsets: list[int] = []
     fault: MalformedLog | None = None
+    left = _MOST_READINGS * len(dump)
     for offset in find_handover_buffers(dump):
+        left -= min(_claimed_size(dump, offset), len(dump) - offset)
+        if left < 0:
+            raise MalformedLog(
+                Reason.NOT_A_LIST,
+                "too much of it looks like the beginning of a hand-over buffer and is none",
+                where=f"{path}, offset {offset:#x}",
+                remedy="cut the buffer out of the dump: name a file that begins with its header",
+            )
         try:
-            found.append(_carried(dump, offset))
+            carried = _carried(dump, offset)
         except Rejection as rejection:
             place = f"hand-over buffer at offset {offset:#x}, "
             fault = fault or _malformed(path, rejection, place)
-    if not found:
+            continue
+        offsets.append(offset)
+        if best is None or len(carried[0]) > len(best[0]):
+            best = carried
+    if best is None:
         raise fault or MalformedLog(
             Reason.NOT_A_LIST,
             "neither a list nor a hand-over buffer is in it",
             where=f"{path}, offset 0",
             remedy=_AGAIN,
         )
-    log, buffer = max(found, key=lambda item: len(item[0]))
-    others = tuple(other.offset for _, other in found if other is not buffer)
+    log, buffer = best
+    others = tuple(offset for offset in offsets if offset != buffer.offset)
     return Source(path, SourceKind.DUMP, log, buffer, others)
 
 
 def _carried(content: bytes | mmap, offset: int) -> tuple[MeasurementLog, Buffer]:
-    head = content[offset : offset + HEADER_SIZE]
-    big = head[0] == 0
-    size = int.from_bytes(head[8:16], "big" if big else "little")
+    size = _claimed_size(content, offset)
     header = HandoverBuffer.parse(content[offset : offset + max(size, HEADER_SIZE)])
     carried = header.carried()
     return carried.log, Buffer(offset, header.count, header.size, carried.cut)
+
+
+def _claimed_size(content: bytes | mmap, offset: int) -> int:
+    """What a header says of its buffer's size, in bytes."""
+    head = content[offset : offset + HEADER_SIZE]
+    return int.from_bytes(head[8:16], "big" if head[0] == 0 else "little")
 
 
 def _data(path: Path, file: BufferedReader, head: bytes) -> Data:

@@ -96,6 +96,6 @@ class StoredBytes:
 
 
 def _state(descriptor: int) -> tuple[int, int]:
-    """Size in bytes, and time of the last change in nanoseconds."""
+    """Size in bytes, and time of the last change in nanoseconds: the one that nobody can set."""
     state = os.fstat(descriptor)
-    return state.st_size, state.st_mtime_ns
+    return state.st_size, state.st_ctime_ns

@@ -200,7 +200,9 @@ class _Case:
 
     def _lost(self, item: ListObservation) -> Finding:
         proven = self._proven(item)
-        doubtful = [gap for gap in self._timeline(item).handovers if not self._vouched(item, gap)]
+        handovers = self._timeline(item).handovers
+        vouched = self._vouched(item)
+        doubtful = [gap for gap in handovers if gap.index >= vouched[gap.index]]
         for handover in doubtful:
             complete = handover.markers is MarkerState.COMPLETE
             if handover.markers is MarkerState.LOAD_ONLY or (
@@ -221,26 +223,31 @@ class _Case:
             Reason.FOREIGN_EXTEND,
             item,
             "No prefix of the list gives the quoted PCR 10, and no kexec explains it: records were"
-            " removed or altered, or PCR 10 was extended behind the kernel's back.",
+            " removed or altered, or PCR 10 was extended behind the kernel's back."
+            f"{_hint(self._timeline(item))}",
             proven,
         )
 
-    def _vouched(self, item: ListObservation, gap: Handover) -> bool:
-        """Whether a quote of after a hand-over, or an anchor, vouches for more than was carried.
+    def _vouched(self, item: ListObservation) -> dict[int, int]:
+        """For each boot_aggregate: how many records a quote of its boot or a later one, or an
+        anchor, vouches for.
 
-        One of before it proves nothing here: the next kernel measures the same first as the one
-        before it, so that the beginning of a list that was lost whole gives the same values.
+        A quote of before it proves nothing about the hand-over before it: the next kernel measures
+        the same first as the one before, so that the beginning of a list that was lost whole gives
+        the same values.
         """
-        if item.anchor is not None and item.anchor.records > gap.index:
-            return True
         starts = [boot.index for boot in self._timeline(item).boots]
-        epoch = item.epoch - (len(starts) - 1 - starts.index(gap.index))
-        quotes = [
-            quote for seen in self._until(item) if seen.epoch >= epoch for quote in seen.quotes
-        ]
-        return any(
-            count is not None and count > gap.index for count in matched_records(item, quotes)
-        )
+        anchored = 0 if item.anchor is None else item.anchor.records
+        counts: dict[int, int] = {}
+        for seen in self._until(item):
+            matched = (count for count in matched_records(item, seen.quotes) if count is not None)
+            counts[seen.epoch] = max(counts.get(seen.epoch, 0), *matched, 0)
+        vouched: dict[int, int] = {}
+        most = anchored
+        for number in reversed(range(len(starts))):
+            most = max(most, counts.get(item.epoch - (len(starts) - 1 - number), 0))
+            vouched[starts[number]] = most
+        return vouched
 
     def _truncated(self, item: ListObservation, handover: Handover) -> Finding:
         size = handover.segment_size
@@ -273,8 +280,9 @@ class _Case:
             return self._finding(
                 Reason.FOREIGN_EXTEND,
                 last,
-                "The list matches the quote before it, but PCR 10 was extended afterwards by"
-                " something that is not in the list.",
+                "The list matches the quote before it, but PCR 10 was extended afterwards, by a"
+                " record that came too late for the list or by something that is in none: take the"
+                " evidence again first.",
                 len(last.log),
             )
         if coverage is Coverage.TAIL:
@@ -445,6 +453,16 @@ def _boot_aggregate_flags(timeline: Timeline) -> frozenset[Flag]:
     return frozenset(flags)
 
 
+def _hint(timeline: Timeline) -> str:
+    """What else it may be where a list does not begin as every list does."""
+    if timeline.boots and timeline.boots[0].index == 0:
+        return ""
+    return (
+        " It does not begin with a boot_aggregate: if it was trimmed, the saved records belong"
+        " before it."
+    )
+
+
 def _explanation(handover: Handover) -> str:
     """What the use of the segment says about a loss."""
     if handover.full:
@@ -455,10 +473,12 @@ def _explanation(handover: Handover) -> str:
 
 
 def _lost_text(handover: Handover) -> str:
-    known = max(handover.lost or 0, handover.uncounted)
-    if not known and handover.lost is None:
-        return "how many records are lost cannot be known"
-    return f"at least {_counted(known, 'record')} known to be lost"
+    text = "how many records are lost cannot be known"
+    if handover.lost is not None:
+        text = f"at least {_counted(handover.lost, 'record')} known to be lost"
+    if handover.uncounted:
+        text += f", and its markers claim {handover.uncounted} that do not stand before them"
+    return text
 
 
 def _counted(count: int, noun: str) -> str:

@@ -117,7 +117,7 @@ class Handover:
         next_size: of the first record that is missing, if an earlier snapshot holds it.
         lost: how many records of the last snapshot before it were not carried; None if unknown.
         uncounted: how many more records the markers before it count than stand before them
-            (ima_runtime_measurements_count): so many are missing at least.
+            (ima_runtime_measurements_count). It is what they claim, and root can forge one.
         whole_prefix: whether what was carried begins an earlier snapshot's list, or goes on from
             its end, byte for byte and in whole records; None if there is no such snapshot.
     """
@@ -265,6 +265,7 @@ class _Handovers:
         self._versions = {boot.index: boot.kernel_version for boot in boots}
         self._markers = markers
         self._markers_at = [marker.index for marker in markers]
+        self._loads: dict[ListObservation, tuple[Marker, ...]] = {}
         self._sizes, self._measured, self._largest = log.sizes(), 0, 0
         self._earlier = [(seen, seen.log.common_records(log)) for seen in earlier]
 
@@ -275,8 +276,9 @@ class _Handovers:
         own = self._markers[
             bisect_left(self._markers_at, start) : bisect_left(self._markers_at, index)
         ]
+        measured = [item for item in own if not item.violation]
         seen, common = self._seen_before(boot)
-        seen_loads = _pending_loads(seen.log) if seen else ()
+        seen_loads = self._loads_of(seen) if seen else ()
         used = KEXEC_HEADER_SIZE + self._log.carried_size(index)
         size = _segment_size((*seen_loads, *own))
         whole = None if seen is None else common >= min(index, len(seen.log))
@@ -288,7 +290,7 @@ class _Handovers:
         version = self._versions[start] if boot else None
         return Handover(
             index=index,
-            markers=_marker_state(own),
+            markers=_marker_state(measured),
             markers_expected=bool(seen_loads) or _writes_markers(version),
             bytes_used=used,
             segment_size=size,
@@ -296,9 +298,16 @@ class _Handovers:
             full=full,
             next_size=next_size,
             lost=lost,
-            uncounted=max([0, *(item.logged.count - item.index for item in own if item.logged)]),
+            uncounted=max(
+                [0, *(item.logged.count - item.index for item in measured if item.logged)]
+            ),
             whole_prefix=whole,
         )
+
+    def _loads_of(self, seen: ListObservation) -> tuple[Marker, ...]:
+        if seen not in self._loads:
+            self._loads[seen] = _pending_loads(seen.log)
+        return self._loads[seen]
 
     def _largest_before(self, index: int) -> int:
         """The size of the largest record before `index`, which never goes back."""

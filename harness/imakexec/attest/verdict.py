@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imakexec.attest.checkpoint import Anchor, Checkpoint, Continuity, ContinuityState
+from imakexec.attest.checkpoint import Anchor, Checkpoint, Continuity
 from imakexec.attest.continuity import anchor_of, go_on, require_successor
 from imakexec.attest.judgement import (
     BankResult,
@@ -67,6 +67,8 @@ _NAME_SHOWN = 200
 _ACTION_OF_REASON = {
     Reason.NO_MARKERS: "Boot the machine cold; use a kernel that carries its list across kexec.",
     Reason.REANCHORED: "Boot the machine cold when it can be spared: what was lost stays unknown.",
+    Reason.RECORDS_MISSING: "Boot the machine cold and investigate.",
+    Reason.UNCOVERED_PCR: "Vouch for the other PCR by other means.",
     Reason.UNCOVERED_TAIL: "Take the evidence again; boot cold and investigate if it stays.",
 }
 
@@ -155,7 +157,7 @@ def _observe(
     every = [quote for group in quotes for quote in group]
     check_fresh_nonces(every)
     if checkpoint is not None:
-        require_successor(checkpoint, key, every[0])
+        require_successor(checkpoint, key, every)
     wanted = wanted_values(every, checkpoint)
     return tuple(
         _observation(snapshot, group, wanted, checkpoint)
@@ -318,11 +320,7 @@ def _proven(finding: Finding, continuity: Continuity | None) -> int:
     anchor = finding.observation.anchor
     if anchor is not None:
         return anchor.proven
-    kept = continuity is not None and continuity.state in (
-        ContinuityState.CONTINUES,
-        ContinuityState.LOSS,
-    )
-    return max(finding.proven, continuity.surviving if continuity and kept else 0)
+    return max(finding.proven, 0 if continuity is None else continuity.proven)
 
 
 def _context(log: MeasurementLog, divergence: int | None) -> tuple[ContextRecord, ...]:

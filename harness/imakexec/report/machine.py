@@ -113,7 +113,7 @@ def error_document(error: ImaKexecError) -> dict[str, object]:
 
 
 def _require_outside(path: Path, evidence: Path) -> None:
-    if path.resolve().is_relative_to(evidence.resolve()):
+    if _real(path).is_relative_to(_real(evidence)):
         raise UserError(
             "the result would lie in the evidence folder",
             where=f"--json {path}",
@@ -121,13 +121,30 @@ def _require_outside(path: Path, evidence: Path) -> None:
         )
 
 
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # links in a circle: opening it says so
+        return path.absolute()
+
+
 def _require_other(path: Path, inputs: Sequence[Path], option: str) -> None:
-    if path.exists() and any(item.exists() and item.samefile(path) for item in inputs):
+    if any(_is_same(path, item) for item in inputs):
         raise UserError(
             "the result would replace a file that is to be read",
             where=f"{option} {path}",
             remedy="name another file",
         )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether both are one file, or will be."""
+    try:
+        if path.exists() and other.exists():
+            return path.samefile(other)
+        return path.resolve() == other.resolve()
+    except (OSError, RuntimeError):  # too long, or links that lead nowhere
+        return False
 
 
 def _empty(path: Path, option: str) -> None:

@@ -20,6 +20,7 @@ from imakexec.attest.checkpoint import ContinuityState
 from imakexec.attest.crosscheck import ListForm
 from imakexec.attest.markers import Marker
 from imakexec.attest.timeline import BootSpan, Handover, MarkerState, Row, RowKind, Timeline
+from imakexec.errors import printable
 
 # To show a list takes less than to show a judgement, and that less than to make a benchmark.
 if TYPE_CHECKING:
@@ -33,11 +34,20 @@ _WIDTH = 80
 _BAR_WIDTH = 40
 
 
-def print_judgement(console: Console, judgement: Judgement, *, folder: Path) -> None:
-    """Print everything that the verdict rests on, and the verdict last."""
+def print_judgement(
+    console: Console, judgement: Judgement, *, folder: Path, checkpoint: str = ""
+) -> None:
+    """Print everything that the verdict rests on, and the verdict last.
+
+    Args:
+        folder: the evidence.
+        checkpoint: what became of one, in words; empty if there is none.
+    """
     for line in render_judgement(judgement):
         console.print(line, highlight=False)
-    console.print(f"evidence  {folder}", markup=False, highlight=False)
+    if checkpoint:
+        console.print(folded("state", checkpoint), markup=False, highlight=False)
+    console.print(f"evidence  {printable(str(folder))}", markup=False, highlight=False)
 
 
 def render_judgement(judgement: Judgement) -> Iterator[Text]:
@@ -71,7 +81,7 @@ def render_judgement(judgement: Judgement) -> Iterator[Text]:
     yield Text.assemble("verdict   ", (f"{judgement.verdict} ({judgement.reason})", style))
     yield Text(folded("", judgement.sentence))
     if judgement.where:
-        yield Text(folded("where", judgement.where))
+        yield Text(folded("where", printable(judgement.where)))
     yield Text(folded("action", judgement.action))
 
 
@@ -92,7 +102,7 @@ def render_timeline(timeline: Timeline) -> Iterator[Text]:
 def render_check(path: Path, check: CrossCheck) -> Iterator[Text]:
     """The lines of a comparison with another list."""
     form = "ASCII" if check.form is ListForm.ASCII else "binary"
-    yield Text(f"against   {path} ({form}, {check.bank})")
+    yield Text(f"against   {printable(str(path))} ({form}, {check.bank})")
     if not check.agrees:
         text = f"DIFFERS in {check.field} of record {check.compared}: {check.difference}"
         yield Text(folded("", text), style=_BAD)
@@ -180,7 +190,7 @@ def _boot(boot: BootSpan) -> Iterator[Text]:
     if boot.violations:
         words.append(_counted(boot.violations, "violation"))
     if boot.kernel_version is not None:
-        words.append(f"Linux {_printable(boot.kernel_version)[:_VERSION_SHOWN]}")
+        words.append(f"Linux {printable(boot.kernel_version)[:_VERSION_SHOWN]}")
     yield Text.assemble(f"{boot.index:6}  ", (f"{boot.kind:6}", "cyan"), f"  {', '.join(words)}")
     if boot.clock is not None:
         first, last = boot.clock
@@ -248,17 +258,12 @@ def _history(continuity: Continuity) -> str:
 
 
 def _clipped(line: str) -> str:
-    text = _printable(line)
+    text = printable(line.replace("\n", "?").replace("\t", "?"))
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _printable(text: str) -> str:
-    """What a guest has measured must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _bank(bank: BankResult, records: int | None) -> Iterator[Text]:
