@@ -49,22 +49,23 @@ except Ended:
 """
 
 
-def all_children() -> set[str]:
+def children() -> set[str]:
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
-@pytest.fixture(autouse=True)
-def _no_child_is_left() -> Iterator[None]:
-    """Other tests of this process may have left some before."""
-    before = all_children()
+@pytest.fixture
+def leaves_none() -> Iterator[None]:
+    """The test leaves no child behind; another one may have."""
+    before = children()
     yield
-    assert not all_children() - before
+    assert children() <= before
 
 
 def descriptors() -> set[str]:
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
+@pytest.mark.usefixtures("leaves_none")
 def test_answers_come_in_order_and_from_other_processes() -> None:
     answers = share([os.getpid] * 4)
     assert answers[0] == os.getpid()
@@ -87,6 +88,7 @@ def test_an_error_there_is_an_error_here() -> None:
     assert caught.value.remedy == "remedy"
 
 
+@pytest.mark.usefixtures("leaves_none")
 def test_an_error_here_leaves_no_process() -> None:
     def fail() -> None:
         raise UserError("what")
@@ -98,6 +100,7 @@ def test_an_error_here_leaves_no_process() -> None:
         share([fail, stay, stay])
 
 
+@pytest.mark.usefixtures("leaves_none")
 @pytest.mark.parametrize(
     ("end", "said"),
     [(lambda: os.kill(os.getpid(), signal.SIGKILL), "signal 9"), (lambda: os._exit(0), "status 0")],
@@ -121,6 +124,11 @@ def test_a_process_that_cannot_be_made_is_an_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InfraError, match="Resource temporarily unavailable"):
         share([lambda: 1, lambda: 2])
     assert descriptors() == before
+
+
+def test_no_signal_goes_the_caller_s_way_in_a_copy() -> None:
+    _, held = share([set, lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [])])
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= held
 
 
 def test_the_caller_s_signals_are_as_they_were() -> None:

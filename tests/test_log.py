@@ -157,6 +157,25 @@ def test_legacy_violation_has_no_digest_of_md5() -> None:
     assert rejection(whole[:-1]).reason is Reason.SHORT_RECORD
 
 
+def test_a_legacy_digest_is_not_taken_for_lengths() -> None:
+    """Of template data of 18 bytes, and of two fields in them."""
+    digest = struct.pack("<II8xI", 18, 8, 2)
+    records = [Entry("ima", (digest, path)) for path in (b"/a\0", b"/bin/sh\0", b"/b\0")]
+    log = MeasurementLog.parse(pack_entries(records))
+    assert [record.name for record in log] == ["/a", "/bin/sh", "/b"]
+
+
+@pytest.mark.parametrize("path", [b"/bin/sh\0", b"/b\1\1\1\0", b"/" + b"x" * 200 + b"\0"])
+@pytest.mark.parametrize("size", [16, 20])
+def test_a_list_may_be_cut_in_a_legacy_record(path: bytes, size: int) -> None:
+    cut = Entry("ima", (bytes(range(size)), path)).pack()
+    for length in range(1, len(cut)):
+        log, rest = MeasurementLog.parse_whole_records(GOLDEN + cut[:length])
+        assert (len(log), rest) == (1, length)
+        where = f"record 1 at offset {len(GOLDEN)}"
+        assert rejection(GOLDEN + cut[:length]).where == where
+
+
 def test_name_of_a_custom_format_ends_with_nul_unlike_the_legacy_one() -> None:
     (record,) = MeasurementLog.parse(Entry("n|d", (b"/b\0", bytes(16))).pack())
     assert (record.event, record.file_digest) == (b"/b", Digest("md5", bytes(16)))
@@ -392,8 +411,9 @@ def test_impossible_pcr() -> None:
         (Rec(b"ima-ng", ng("/a").data[:-1]).pack(), Reason.FIELD_SUM),
         (Rec(b"ima-ng", ng("/a").data + bytes(4)).pack(), Reason.FIELD_SUM),
         (Rec(b"ima-sig", ng("/a").data).pack(), Reason.FIELD_SUM),
+        (Rec(b"ima-ng", bytes(4) + ng("/a").data[4:]).pack(), Reason.FIELD_SUM),
     ],
-    ids=["PCR 24", "PCR 2^31", "a byte more", "a byte less", "a field more", "a field less"],
+    ids=["PCR 24", "PCR 2^31", *("a byte more", "less"), *("a field more", "less"), "first field"],
 )
 def test_a_flaw_after_many_records_of_its_shape(index: int, wrong: bytes, reason: Reason) -> None:
     shaped = [ng("/a").pack(), Rec(b"ima-sig", ng("/a").data + bytes(4)).pack()] * 40

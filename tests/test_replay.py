@@ -10,6 +10,7 @@ from evidence_maker import SIZE, Machine, Rec, buf, ng, pack, violation
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imakexec.attest import log
 from imakexec.attest.log import MeasurementLog
 from imakexec.attest.replay import Replay, Start, replay
 
@@ -25,8 +26,8 @@ def naive(records: list[Rec], bank: str) -> bytes:
 
 
 def replayed(records: list[Rec], wanted: dict[str, list[bytes]] | None = None) -> Replay:
-    log = MeasurementLog.parse(pack(records))
-    return replay(log, BANKS, wanted or {bank: [] for bank in BANKS})
+    parsed = MeasurementLog.parse(pack(records))
+    return replay(parsed, BANKS, wanted or {bank: [] for bank in BANKS})
 
 
 def test_golden_chain() -> None:
@@ -99,6 +100,14 @@ def test_self_contradiction(index: int) -> None:
     assert replayed(records).contradiction == index
 
 
+def test_the_first_of_many_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each record is a batch of its own."""
+    monkeypatch.setattr(log, "_WINDOW", 1)
+    wrong, other = ng("/x", digest=bytes(19) + b"\1"), ng("/y", pcr=11)
+    outcome = replayed([ng("/a"), wrong, other, wrong, other, wrong])
+    assert (outcome.contradiction, outcome.uncovered) == (1, 2)
+
+
 def test_the_maker_and_its_machine_agree() -> None:
     machine = Machine(BANKS)
     machine.measure(ng("/a"), violation("/b"))
@@ -117,8 +126,8 @@ def test_pcrs_of_a_dynamic_root_of_trust_begin_at_ones(bank: str) -> None:
 
 
 def from_there(records: list[Rec], start: Start, wanted: dict[str, bytes]) -> Replay:
-    log = MeasurementLog.parse(pack(records))
-    return replay(log, BANKS, {bank: [value] for bank, value in wanted.items()}, start=start)
+    parsed = MeasurementLog.parse(pack(records))
+    return replay(parsed, BANKS, {bank: [value] for bank, value in wanted.items()}, start=start)
 
 
 SOME = {bank: b"\5" * SIZE[bank] for bank in BANKS}
@@ -159,8 +168,8 @@ def test_what_is_no_start(start: Start, what: str) -> None:
 def test_padded_banks_by_hand() -> None:
     """As kernels before 5.8 extend all banks, and later ones those whose hash they lack."""
     first = ng("/a")
-    log = MeasurementLog.parse(pack([first, violation("/v")]))
-    outcome = replay(log, BANKS, dict.fromkeys(BANKS, ()), padded=BANKS)
+    parsed = MeasurementLog.parse(pack([first, violation("/v")]))
+    outcome = replay(parsed, BANKS, dict.fromkeys(BANKS, ()), padded=BANKS)
     for bank in BANKS:
         make, zeros = getattr(hashlib, bank), bytes(SIZE[bank] - 20)
         value = make(bytes(SIZE[bank]) + hashlib.sha1(first.data).digest() + zeros).digest()
@@ -172,7 +181,7 @@ def test_the_digest_column_of_a_padded_bank_is_padded() -> None:
     column = hashlib.sha1(first.data).digest() + bytes(12)
     name_at = 4 + 20
     packed = first.pack()
-    log = MeasurementLog.parse(packed[:4] + column + packed[name_at:])
+    parsed = MeasurementLog.parse(packed[:4] + column + packed[name_at:])
     wanted: dict[str, list[bytes]] = {"sha256": []}
-    assert replay(log, ["sha256"], wanted, padded={"sha256"}).contradiction is None
-    assert replay(log, ["sha256"], wanted).contradiction == 0
+    assert replay(parsed, ["sha256"], wanted, padded={"sha256"}).contradiction is None
+    assert replay(parsed, ["sha256"], wanted).contradiction == 0

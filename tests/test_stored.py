@@ -125,6 +125,14 @@ def test_a_disk_that_fails_is_named(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert caught.value.where == f"{path}, offset 7"
 
 
+def test_a_read_that_gives_nothing_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems tell the new size of a file later than they refuse its old end."""
+    data = stored(path)
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    with pytest.raises(UserError, match="was written to"):
+        data[0:9]
+
+
 def test_a_read_that_gives_less_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.pread
     monkeypatch.setattr(os, "pread", lambda file, size, at: whole(file, min(size, 1000), at))

@@ -26,7 +26,7 @@ from evidence_maker import (
 from imakexec.attest import judge
 from imakexec.attest.boot_aggregate import BootAggregateState, find_boot_aggregates
 from imakexec.attest.log import MeasurementLog
-from imakexec.attest.markers import Marker, read_markers
+from imakexec.attest.markers import Marker, MarkerKind, read_markers
 from imakexec.attest.timeline import MarkerState, RowKind, Timeline, carried_records
 from imakexec.evidence import BootKind
 
@@ -282,6 +282,12 @@ def test_load_of_an_earlier_boot_does_not_serve() -> None:
 def test_marker_before_any_boot() -> None:
     (load,) = markers_of([marker("kexec_load", [], 4096), BOOT])
     assert load.flaws == ("it stands before the first boot_aggregate",)
+
+
+def test_a_record_that_names_both_markers_is_one() -> None:
+    both = buf("kexec_load", b"kexec_execute\0")
+    (marker,) = read_markers(MeasurementLog.parse(pack([BOOT, both])), [0])
+    assert (marker.kind, marker.index) == (MarkerKind.LOAD, 1)
 
 
 def test_custom_template_counted_with_an_empty_name() -> None:

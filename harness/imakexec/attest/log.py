@@ -23,7 +23,6 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -458,8 +457,7 @@ class MeasurementLog(Sequence[Record]):
     def common_records(self, other: MeasurementLog) -> int:
         """How many leading records are the same, byte for byte, in both lists."""
         same = _common_size(self.data, other.data)
-        whole = self._count if same == self._marks[-1] else self._around(same)[0]
-        return min(whole, len(self), len(other))
+        return self._count if same == self._marks[-1] else self._around(same)[0]
 
     def batches(self) -> Iterator[Batch]:
         """All records in order, as many at a time as lie in some hundred KiB; one at least."""
@@ -866,11 +864,14 @@ def _legacy_end(data: Data, digest_start: int, u32: struct.Struct) -> int:
     try:
         return _legacy_path_end(data, sha1_end, u32)
     except _Flaw as flaw:
-        with suppress(_Flaw):
+        try:
             end = _legacy_path_end(data, md5_end, u32)
-            # The digest of a violation has 20 zero bytes in any case.
-            if end > md5_end + u32.size:
-                return end
+        except _Flaw as other:
+            # A path that the list ends in is more likely than one of many letters.
+            raise (other if other.reason in _CUT else flaw) from None
+        # The digest of a violation has 20 zero bytes in any case.
+        if end > md5_end + u32.size:
+            return end
         raise flaw from None
 
 
