@@ -22,8 +22,9 @@ from list_writer import pack as pack_entries
 from small_list import small_list
 
 from imakexec.attest import Flag, Judgement, Reason, Selection, Verdict, judge_list
-from imakexec.attest.detached import QuoteFiles, Vouchers, parse_nonce, read_small_file
+from imakexec.attest.detached import QuoteFiles, Vouchers
 from imakexec.errors import UserError
+from imakexec.verification import parse_nonce, read_small_file
 
 VECTORS = Path(__file__).parent / "tpm2-tools"
 LOG = VECTORS / "binary_runtime_measurements"

@@ -8,10 +8,11 @@ import struct
 
 import pytest
 
-from imakexec.attest.pcr_values import parse_pcr_options, read_pcr_values
+from imakexec.attest.pcr_values import read_pcr_values
 from imakexec.attest.reasons import Reason, Rejection
 from imakexec.attest.structures import PcrSelection
 from imakexec.errors import UserError
+from imakexec.verification import parse_pcr_options
 
 PCR10 = bytes([0, 4, 0])
 SIGNED = (PcrSelection(0x4, PCR10), PcrSelection(0xB, bytes([1, 4, 0])))

@@ -44,7 +44,7 @@ from imakexec.attest import Judgement
 from imakexec.attest.boot_aggregate import BootAggregateState
 from imakexec.attest.checkpoint import ContinuityState
 from imakexec.attest.crosscheck import ListForm
-from imakexec.attest.listing import list_story, pcr_values
+from imakexec.attest.listing import list_story, replayed_pcrs
 from imakexec.attest.log import ByteOrder, MeasurementLog
 from imakexec.attest.markers import MarkerKind
 from imakexec.attest.power import TransitionKind
@@ -576,7 +576,7 @@ def test_any_list_has_documents_of_their_schemas(entries: list[Entry], order: Or
     whole = WholeList(log, (Source(Path("list"), SourceKind.LIST, log),))
     found = [
         list_story(whole, {}).to_json(),
-        pcr_values(whole, BANKS).to_json(),
+        replayed_pcrs(whole, BANKS).to_json(),
         size_growth(log, [len(log)], [], Question(), paths=[Path("list")]).to_json(),
     ]
     for document in found:

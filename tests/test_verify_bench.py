@@ -51,14 +51,14 @@ def test_a_list_leads_where_it_is_said_to(tmp_path: Path) -> None:
     assert outcome.matched(one.pcrs) == one.records == len(log)
     assert outcome.contradiction is None
     assert one.size == one.path.stat().st_size
-    assert {template.name for template in log.templates} == {"ima-ng", "ima-sig", "ima-buf"}
+    assert {template.name for template in log.templates} == {"ima-ng", "ima-buf"}
     assert list(outcome.violations) == [997, 1994]
     names = [template.name for template, _ in log.sizes()]
     assert names.count("ima-ng") > 0.9 * len(names)
 
 
 def test_the_lists_are_the_same_each_time(tmp_path: Path) -> None:
-    digest = "06b555f08b204a996ab03139af3b8919"
+    digest = "30ca439c6c93653285466c1b0bd2eef6"
     found = hashlib.sha256(made(tmp_path, 500).path.read_bytes()).hexdigest()
     assert found[:32] == digest
     (tmp_path / "longer").mkdir()

@@ -454,7 +454,7 @@ def pcr(
     result_file = ResultFile(json_file, inputs=[log, *(prepend or ())])
 
     def work() -> int:
-        from imakexec.attest.listing import pcr_values
+        from imakexec.attest.listing import replayed_pcrs
         from imakexec.attest.replay import HASHES
         from imakexec.attest.source import read_list
         from imakexec.report.listing import print_pcr_values
@@ -465,7 +465,7 @@ def pcr(
                 remedy = f"one of: {', '.join(HASHES)}"
                 raise UserError(f"no bank {name!r}", where=f"--bank {name}", remedy=remedy)
         cpus = len(os.sched_getaffinity(0))
-        values = pcr_values(read_list(log, prepend or ()), banks, processes=cpus)
+        values = replayed_pcrs(read_list(log, prepend or ()), banks, processes=cpus)
         print_pcr_values(_out, values)
         result_file.write(values.to_json())
         return values.exit_code

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,16 @@ from imakexec.attest import (
     next_checkpoint,
 )
 from imakexec.attest.continuity import CannotAnchor
-from imakexec.attest.detached import parse_nonce, read_small_file
-from imakexec.attest.pcr_values import PcrValues, parse_pcr_options
+from imakexec.attest.log import DIGEST_SIZES
+from imakexec.attest.pcr_values import PcrBanks
 from imakexec.attest.replay import HASHES
 from imakexec.errors import UserError
 
 _DEFAULT_BANKS = ("sha1", "sha256")
 _MOST_QUOTES = 2
+_SIZE_LIMIT = 1 << 20
+_HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})+)")
+_VALUE = re.compile(r"(?P<bank>[a-z0-9]+):(?P<index>\d{1,2})=(?:0x)?(?P<value>[0-9a-fA-F]+)")
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,75 @@ def _check_places(request: VerifyRequest) -> None:
         )
 
 
+def read_small_file(path: Path, what: str) -> bytes:
+    """Read a file that belongs to a quote.
+
+    Raises:
+        UserError: it cannot be read, is empty or too long to be any such.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_SIZE_LIMIT + 1)
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be read: {error.strerror}",
+            where=str(path),
+            remedy="name a file that this user may read",
+        ) from error
+    if not 0 < len(content) <= _SIZE_LIMIT:
+        raise UserError(
+            f"{what} has {'no' if not content else f'more than {_SIZE_LIMIT}'} bytes",
+            where=str(path),
+            remedy="name the file that the tool has written",
+        )
+    return content
+
+
+def parse_nonce(text: str) -> bytes:
+    """Read a nonce: hexadecimal digits, or the name of the file that holds it after an "@".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text.startswith("@"):
+        return read_small_file(Path(text[1:]), "the nonce")
+    match = _HEX.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"{text[:80]!r} is no nonce",
+            where="--nonce",
+            remedy="write it in hexadecimal digits, or @FILE for a file that holds its bytes",
+        )
+    return bytes.fromhex(match[1])
+
+
+def parse_pcr_options(texts: Sequence[str]) -> dict[str, dict[int, bytes]]:
+    """Read what a user wrote for single PCRs, e.g. "sha256:10=4c56d332...".
+
+    Raises:
+        UserError: one is none, is named twice, or is not as long as a PCR of its bank.
+    """
+    values: dict[str, dict[int, bytes]] = {}
+    for text in texts:
+        match = _VALUE.fullmatch(text.strip())
+        bank, index = (match["bank"], int(match["index"])) if match else ("", 0)
+        if not match or len(match["value"]) != 2 * DIGEST_SIZES.get(bank, 0) or index > 23:
+            raise UserError(
+                f"{text!r} is not the value of a PCR",
+                where="--pcr",
+                remedy="write BANK:INDEX=HEX, all digits of it, e.g. sha256:10=4c56d332...; banks: "
+                + ", ".join(DIGEST_SIZES),
+            )
+        if index in values.setdefault(bank, {}):
+            raise UserError(
+                f"PCR {index} of bank {bank} is given twice",
+                where=f"--pcr {text}",
+                remedy="give each PCR once",
+            )
+        values[bank][index] = bytes.fromhex(match["value"])
+    return values
+
+
 def _refuse_list_options(request: VerifyRequest) -> None:
     given = {
         "--message": request.messages,
@@ -190,7 +263,7 @@ def _refuse_list_options(request: VerifyRequest) -> None:
             )
 
 
-def _vouchers(request: VerifyRequest) -> Vouchers | PcrValues:
+def _vouchers(request: VerifyRequest) -> Vouchers | PcrBanks:
     values = parse_pcr_options(request.pcrs)
     if not request.messages:
         if request.signatures or request.pcr_files or request.nonces or request.public:
@@ -233,7 +306,7 @@ def _vouchers(request: VerifyRequest) -> Vouchers | PcrValues:
     )
 
 
-def _quote(request: VerifyRequest, number: int, values: PcrValues) -> QuoteFiles:
+def _quote(request: VerifyRequest, number: int, values: PcrBanks) -> QuoteFiles:
     message, signature = request.messages[number], request.signatures[number]
     return QuoteFiles(
         message=read_small_file(message, "the quote"),

@@ -8,7 +8,6 @@ list and the TPM's counters is all there is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from imakexec.attest.continuity import anchor_of, require_successor
 from imakexec.attest.crosscheck import CrossCheck
 from imakexec.attest.judgement import Judgement
 from imakexec.attest.log import MeasurementLog
-from imakexec.attest.pcr_values import PcrValues, read_pcr_values
+from imakexec.attest.pcr_values import PcrBanks, read_pcr_values
 from imakexec.attest.power import ListObservation, PowerCycle, split_power_cycles
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
 from imakexec.attest.reasons import Reason, Rejection, Verdict
@@ -31,8 +30,6 @@ from imakexec.errors import UserError
 from imakexec.evidence import QuoteRecord
 
 _LIST = "list"
-_SIZE_LIMIT = 1 << 20
-_HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2})+)")
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class QuoteFiles:
     message: bytes
     signature: bytes
     nonce: bytes
-    pcrs: bytes | PcrValues
+    pcrs: bytes | PcrBanks
     where: str
 
 
@@ -71,51 +68,9 @@ class Vouchers:
     selection: Selection
 
 
-def read_small_file(path: Path, what: str) -> bytes:
-    """Read a file that belongs to a quote.
-
-    Raises:
-        UserError: it cannot be read, is empty or too long to be any such.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(_SIZE_LIMIT + 1)
-    except OSError as error:
-        raise UserError(
-            f"{what} cannot be read: {error.strerror}",
-            where=str(path),
-            remedy="name a file that this user may read",
-        ) from error
-    if not 0 < len(content) <= _SIZE_LIMIT:
-        raise UserError(
-            f"{what} has {'no' if not content else f'more than {_SIZE_LIMIT}'} bytes",
-            where=str(path),
-            remedy="name the file that the tool has written",
-        )
-    return content
-
-
-def parse_nonce(text: str) -> bytes:
-    """Read a nonce: hexadecimal digits, or the name of the file that holds it after an "@".
-
-    Raises:
-        UserError: it is neither.
-    """
-    if text.startswith("@"):
-        return read_small_file(Path(text[1:]), "the nonce")
-    match = _HEX.fullmatch(text)
-    if match is None:
-        raise UserError(
-            f"{text[:80]!r} is no nonce",
-            where="--nonce",
-            remedy="write it in hexadecimal digits, or @FILE for a file that holds its bytes",
-        )
-    return bytes.fromhex(match[1])
-
-
 def judge_list(
     path: Path,
-    vouchers: Vouchers | PcrValues,
+    vouchers: Vouchers | PcrBanks,
     *,
     prepend: Sequence[Path] = (),
     against: Sequence[Path] = (),
@@ -168,7 +123,7 @@ class Proof:
     key: AttestationKey | None
 
 
-def authenticate(vouchers: Vouchers | PcrValues) -> Proof:
+def authenticate(vouchers: Vouchers | PcrBanks) -> Proof:
     """Check all that a list is to be compared with.
 
     Raises:
@@ -208,7 +163,7 @@ def judge_log(
     if checkpoint is not None and proof.key is None:
         raise UserError(
             "bare PCR values do not go on from a checkpoint: nobody has signed them",
-            where="--checkpoint",
+            where="checkpoint",
             remedy="verify a quote, with its signature, key and nonce",
         )
     wanted = wanted_values(proof.quotes, checkpoint)
@@ -263,7 +218,7 @@ def _key(vouchers: Vouchers) -> AttestationKey:
     return AttestationKey.from_public(vouchers.key, vouchers.key_file)
 
 
-def _values(files: QuoteFiles) -> PcrValues:
+def _values(files: QuoteFiles) -> PcrBanks:
     if not isinstance(files.pcrs, bytes):
         return files.pcrs
     try:
@@ -273,11 +228,11 @@ def _values(files: QuoteFiles) -> PcrValues:
     return read_pcr_values(files.pcrs, signed, files.where)
 
 
-def _require_ima_pcr(values: PcrValues) -> None:
+def _require_ima_pcr(values: PcrBanks) -> None:
     for bank, pcrs in values.items():
         if IMA_PCR not in pcrs:
             raise UserError(
                 f"PCR {IMA_PCR} of bank {bank} is not given: it is the one that IMA extends",
-                where="--pcr",
-                remedy=f"give --pcr {bank}:{IMA_PCR}=HEX too",
+                where=f"PCR values of bank {bank}",
+                remedy=f"give PCR {IMA_PCR} of every bank",
             )

@@ -134,7 +134,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class PcrValues:
+class ReplayedPcrs:
     """What a list leads to.
 
     Args:
@@ -186,7 +186,7 @@ def list_story(whole: WholeList, checks: Mapping[Path, CrossCheck]) -> Listing:
     )
 
 
-def pcr_values(whole: WholeList, banks: Sequence[str], *, processes: int = 1) -> PcrValues:
+def replayed_pcrs(whole: WholeList, banks: Sequence[str], *, processes: int = 1) -> ReplayedPcrs:
     """Replay a list.
 
     Args:
@@ -194,13 +194,13 @@ def pcr_values(whole: WholeList, banks: Sequence[str], *, processes: int = 1) ->
         processes: as for `replay`.
     """
     outcome = replay(whole.log, banks, dict.fromkeys(banks, ()), processes=processes)
-    return PcrValues(Overview.of(whole, outcome), outcome.pcrs)
+    return ReplayedPcrs(Overview.of(whole, outcome), outcome.pcrs)
 
 
 def _exit_code(is_consistent: bool) -> int:
     return EXIT_CODES[Verdict.IN_SYNC if is_consistent else Verdict.TAMPERED]
 
 
-def _members(value: Overview | Listing | PcrValues) -> dict[str, Plain]:
+def _members(value: Overview | Listing | ReplayedPcrs) -> dict[str, Plain]:
     names = (item.name for item in fields(value) if item.name != "overview")
     return {name: plain(getattr(value, name)) for name in names}

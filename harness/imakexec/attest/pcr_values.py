@@ -13,17 +13,15 @@ has {"sha256": {"10": "<hex>"}}.
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
 from imakexec.attest.log import DIGEST_SIZES
 from imakexec.attest.reasons import Reason, Rejection
 from imakexec.attest.structures import HASH_NAMES, PcrSelection
-from imakexec.errors import UserError
 from imakexec.strict_json import JsonFault, parse_json
 
-PcrValues = Mapping[str, Mapping[int, bytes]]
+PcrBanks = Mapping[str, Mapping[int, bytes]]
 """Bank to PCR index to value."""
 
 _BANKS = struct.Struct("<I")
@@ -32,37 +30,8 @@ _SELECTIONS_END = _BANKS.size + 16 * _SELECTION.size
 _DIGEST = struct.Struct("<H64s")
 _LIST_SIZE = 4 + 8 * _DIGEST.size
 
-_OPTION = re.compile(r"(?P<bank>[a-z0-9]+):(?P<index>\d{1,2})=(?:0x)?(?P<value>[0-9a-fA-F]+)")
 
-
-def parse_pcr_options(texts: Sequence[str]) -> dict[str, dict[int, bytes]]:
-    """Read what a user wrote for single PCRs, e.g. "sha256:10=4c56d332...".
-
-    Raises:
-        UserError: one is none, is named twice, or is not as long as a PCR of its bank.
-    """
-    values: dict[str, dict[int, bytes]] = {}
-    for text in texts:
-        match = _OPTION.fullmatch(text.strip())
-        bank, index = (match["bank"], int(match["index"])) if match else ("", 0)
-        if not match or len(match["value"]) != 2 * DIGEST_SIZES.get(bank, 0) or index > 23:
-            raise UserError(
-                f"{text!r} is not the value of a PCR",
-                where="--pcr",
-                remedy="write BANK:INDEX=HEX, all digits of it, e.g. sha256:10=4c56d332...; banks: "
-                + ", ".join(DIGEST_SIZES),
-            )
-        if index in values.setdefault(bank, {}):
-            raise UserError(
-                f"PCR {index} of bank {bank} is given twice",
-                where=f"--pcr {text}",
-                remedy="give each PCR once",
-            )
-        values[bank][index] = bytes.fromhex(match["value"])
-    return values
-
-
-def read_pcr_values(content: bytes, signed: Sequence[PcrSelection], where: str) -> PcrValues:
+def read_pcr_values(content: bytes, signed: Sequence[PcrSelection], where: str) -> PcrBanks:
     """Read the values from a file in any of the three forms.
 
     Args:
@@ -90,7 +59,7 @@ def _joined_size(selections: Sequence[PcrSelection]) -> int:
     )
 
 
-def _from_json(content: bytes, where: str) -> PcrValues:
+def _from_json(content: bytes, where: str) -> PcrBanks:
     try:
         return {
             bank.name: {int(item.name): item.digits() for item in bank.items()}
@@ -100,7 +69,7 @@ def _from_json(content: bytes, where: str) -> PcrValues:
         raise _no_values(str(fault), where) from None
 
 
-def _from_serialized(content: bytes, where: str) -> PcrValues:
+def _from_serialized(content: bytes, where: str) -> PcrBanks:
     [banks] = _BANKS.unpack_from(content)
     [lists] = _BANKS.unpack_from(content, _SELECTIONS_END)
     start = _SELECTIONS_END + 4
@@ -131,7 +100,7 @@ def _digests(content: bytes, where: str) -> Iterator[bytes]:
         yield digest[:size]
 
 
-def _split(joined: bytes, selections: Sequence[PcrSelection], where: str) -> PcrValues:
+def _split(joined: bytes, selections: Sequence[PcrSelection], where: str) -> PcrBanks:
     """Values one behind the other, bank by bank, indices ascending."""
     values: dict[str, dict[int, bytes]] = {}
     at = 0

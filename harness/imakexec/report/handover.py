@@ -13,6 +13,7 @@ from rich.console import Console
 from imakexec.bench import Spread
 from imakexec.handover_bench import HandoverFigures, Row
 from imakexec.handover_run import Sample
+from imakexec.report.terminal import folded
 
 _WIDTH = 80
 _NAME_WIDTH = 17
@@ -113,13 +114,13 @@ def print_handover(console: Console, figures: HandoverFigures) -> None:
 def render_handover(figures: HandoverFigures) -> Iterator[str]:
     """The lines for a terminal."""
     host = figures.host
-    yield _folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
-    yield _folded("", host.system)
-    yield _folded("machine", f"{host.qemu}, {host.accelerator}, {figures.memory_mib} MiB, no TPM")
-    yield _folded("", host.reason)
+    yield folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
+    yield folded("", host.system)
+    yield folded("machine", f"{host.qemu}, {host.accelerator}, {figures.memory_mib} MiB, no TPM")
+    yield folded("", host.reason)
     for name, source in figures.kernels.items():
-        yield _folded("kernel", f"{name}: {source}")
-    yield _folded(
+        yield folded("kernel", f"{name}: {source}")
+    yield folded(
         "runs", f"{figures.runs} timed ones of each, in turns; every list was carried whole"
     )
     for table in _TABLES:
@@ -172,7 +173,3 @@ def _length(wanted: int, rows: Sequence[Row]) -> str:
     records = max(sample.records for row in rows for sample in row.samples)
     what = f"{wanted} records" if wanted else "as booted"
     return f"{what} ({records} in all, {size / 1024:.0f} KiB)"
-
-
-def _folded(title: str, text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)

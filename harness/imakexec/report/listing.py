@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from imakexec.attest.listing import Listing, Overview, Part, PcrValues
+from imakexec.attest.listing import Listing, Overview, Part, ReplayedPcrs
 from imakexec.report.terminal import folded, render_check, render_timeline
 
 _BAD = "bold red"
@@ -23,7 +23,7 @@ def print_listing(console: Console, listing: Listing) -> None:
         console.print(line, highlight=False)
 
 
-def print_pcr_values(console: Console, values: PcrValues) -> None:
+def print_pcr_values(console: Console, values: ReplayedPcrs) -> None:
     """Print what the list is, and the values."""
     for line in render_pcr_values(values):
         console.print(line, highlight=False)
@@ -56,7 +56,7 @@ def render_listing(listing: Listing) -> Iterator[Text]:
     yield Text(folded("note", "Nothing here is authenticated: only a quote vouches for a list."))
 
 
-def render_pcr_values(values: PcrValues) -> Iterator[Text]:
+def render_pcr_values(values: ReplayedPcrs) -> Iterator[Text]:
     """The lines of replayed PCR values."""
     yield from _overview(values.overview)
     for pcr, banks in values.pcrs.items():

@@ -10,6 +10,7 @@ from itertools import groupby
 from rich.console import Console
 
 from imakexec.bench import Runs
+from imakexec.report.terminal import folded
 from imakexec.verify_bench import Row, VerifyFigures
 
 _WIDTH = 80
@@ -49,11 +50,11 @@ def print_verify_bench(console: Console, figures: VerifyFigures) -> None:
 def render_verify_bench(figures: VerifyFigures) -> Iterator[str]:
     """The lines for a terminal."""
     host = figures.host
-    yield _folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
-    yield _folded("", host.system)
-    yield _folded("ours", host.python)
-    yield _folded("beside", host.evmctl)
-    yield _folded("runs", f"{figures.runs} timed ones of each, in turns; every answer was right")
+    yield folded("host", f"{host.cpu}, {host.cpus} usable, load {host.load:.1f}")
+    yield folded("", host.system)
+    yield folded("ours", host.python)
+    yield folded("beside", host.evmctl)
+    yield folded("runs", f"{figures.runs} timed ones of each, in turns; every answer was right")
     heads = "".join(f"{head:>{_COLUMN_WIDTH}}" for head in _HEADS)
     for title, lines in _blocks(figures):
         yield f"\n{title}\n{'':{_NAME_WIDTH}}{heads}"
@@ -96,7 +97,3 @@ def _times(runs: Runs) -> list[str]:
 
 def _pipes(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _folded(title: str, text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
