@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from imakexec.attest.quote import Quote
 
 # The second name is that of kernels whose TPM came up after IMA.
-_EVENTS = (b"boot_aggregate", b"boot_aggregate_late")
+BOOT_EVENT = b"boot_aggregate"
+"""What the names of both begin with."""
+_EVENTS = (BOOT_EVENT, BOOT_EVENT + b"_late")
 
 
 class BootAggregateState(StrEnum):
@@ -54,7 +56,7 @@ class BootAggregate:
 
 def find_boot_aggregates(log: MeasurementLog) -> tuple[int, ...]:
     """The indices of all boot_aggregate records, that is, of the boots in the list."""
-    return tuple(i for i in log.carrying(_EVENTS[0]) if _is_boot_aggregate(log[i]))
+    return tuple(i for i in log.carrying(BOOT_EVENT) if _is_boot_aggregate(log[i]))
 
 
 def check_boot_aggregate(log: MeasurementLog, index: int, quotes: Sequence[Quote]) -> BootAggregate:

@@ -96,8 +96,6 @@ def judge_list(
     """
     try:
         proof = authenticate(vouchers)
-        if checkpoint is not None and proof.key is not None:
-            require_successor(checkpoint, proof.key, proof.quotes)
         log = read_list(path, prepend).log
         checks = {item: compare_with(log, item, padded=padded) for item in against}
     except MalformedLog as fault:
@@ -166,18 +164,20 @@ def judge_log(
             where="checkpoint",
             remedy="verify a quote, with its signature, key and nonce",
         )
-    wanted = wanted_values(proof.quotes, checkpoint)
-    anchor = anchor_of(checkpoint, log, proof.quotes[0])
-    outcome = replay(
-        log,
-        tuple(wanted),
-        wanted,
-        start=start_at(anchor),
-        padded=frozenset(padded),
-        processes=processes,
-    )
-    item = ListObservation(_LIST, 0, proof.quotes, log, outcome, anchor)
     try:
+        if checkpoint is not None and proof.key is not None:
+            require_successor(checkpoint, proof.key, proof.quotes)
+        wanted = wanted_values(proof.quotes, checkpoint)
+        anchor = anchor_of(checkpoint, log, proof.quotes[0])
+        outcome = replay(
+            log,
+            tuple(wanted),
+            wanted,
+            start=start_at(anchor),
+            padded=frozenset(padded),
+            processes=processes,
+        )
+        item = ListObservation(_LIST, 0, proof.quotes, log, outcome, anchor)
         return conclude(Case((item,), (_power_cycle(item, proof),), key=proof.key), checkpoint)
     except Rejection as rejection:
         return rejected(rejection)

@@ -321,6 +321,7 @@ class MeasurementLog(Sequence[Record]):
         self._surplus = DIGEST_SIZES[layout.bank] - DIGEST_SIZES["sha1"]
         self._frames = _Frames(layout)
         self._walked: tuple[tuple[int, list[int]], ...] = ()  # what `_offsets` gave last
+        self._sought: dict[bytes, array[int]] = {}
 
     @classmethod
     def parse(cls, data: Data, byteorder: ByteOrder | None = None) -> MeasurementLog:
@@ -442,20 +443,34 @@ class MeasurementLog(Sequence[Record]):
                 template = self._templates[head[header.size : header.size + name_len]]
                 yield template, end - start - self._surplus
 
+    def seek(self, needles: Iterable[bytes]) -> None:
+        """Look for several needles on one way through the list; `carrying` knows them then."""
+        found = {needle: array("Q") for needle in needles}
+        for _, start, window in self._windows():
+            for needle, indices in found.items():
+                indices.extend(self._carrying(needle, start, window))
+        self._sought.update(found)
+
     def carrying(self, needle: bytes) -> Iterator[int]:
         """The indices of the records that hold these bytes anywhere, ascending."""
-        for _, start, window in self._windows():
-            at = window.find(needle)
-            while at >= 0:
-                index, end = self._around(start + at)
-                if at + len(needle) <= end - start:
-                    yield index
-                    at = window.find(needle, end - start)
-                else:
-                    at = window.find(needle, at + 1)
+        if needle not in self._sought:
+            self.seek([needle])
+        return iter(self._sought[needle])
+
+    def _carrying(self, needle: bytes, start: int, window: bytes) -> Iterator[int]:
+        at = window.find(needle)
+        while at >= 0:
+            index, end = self._around(start + at)
+            if at + len(needle) <= end - start:
+                yield index
+                at = window.find(needle, end - start)
+            else:
+                at = window.find(needle, at + 1)
 
     def common_records(self, other: MeasurementLog) -> int:
         """How many leading records are the same, byte for byte, in both lists."""
+        if other is self:
+            return self._count
         same = _common_size(self.data, other.data)
         return self._count if same == self._marks[-1] else self._around(same)[0]
 

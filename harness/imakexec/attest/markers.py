@@ -41,6 +41,10 @@ class MarkerKind(StrEnum):
     EXECUTE = "kexec_execute"
 
 
+MARKER_EVENTS = tuple(kind.value.encode() + b"\0" for kind in MarkerKind)
+"""The same as they stand in a record."""
+
+
 @dataclass(frozen=True, slots=True)
 class MarkerValues:
     """What a marker says: sizes in bytes, header of the segment included, and records."""
@@ -100,8 +104,8 @@ def read_markers(log: MeasurementLog, boot_starts: Sequence[int]) -> tuple[Marke
 
 
 def _candidates(log: MeasurementLog) -> Iterator[Record]:
-    events = frozenset(kind.value.encode() for kind in MarkerKind)
-    found = merge(*(log.carrying(event + b"\0") for event in events))
+    events = frozenset(event[:-1] for event in MARKER_EVENTS)
+    found = merge(*map(log.carrying, MARKER_EVENTS))
     for index, _ in groupby(found):
         record = log[index]
         if record.event in events:

@@ -15,18 +15,28 @@ from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 from imakexec.attest.boot_aggregate import (
+    BOOT_EVENT,
     BootAggregate,
     check_boot_aggregate,
     find_boot_aggregates,
 )
 from imakexec.attest.log import MeasurementLog
-from imakexec.attest.markers import KEXEC_HEADER_SIZE, Marker, MarkerKind, read_markers
+from imakexec.attest.markers import (
+    KEXEC_HEADER_SIZE,
+    MARKER_EVENTS,
+    Marker,
+    MarkerKind,
+    read_markers,
+)
 from imakexec.attest.structures import ClockInfo
 from imakexec.evidence import BootKind
 
 if TYPE_CHECKING:
     from imakexec.attest.power import ListObservation, Observation
 
+_KERNEL_VERSION = b"kernel_version\0"
+# All that is looked for in a list, so that it is read for that once.
+_LANDMARKS = (BOOT_EVENT, *MARKER_EVENTS, _KERNEL_VERSION)
 _MARKERS_SINCE = (6, 16)
 _RELEASE = re.compile(rb"(\d{1,4})\.(\d{1,4})")
 
@@ -173,6 +183,7 @@ def build_timeline(
         epoch: the boot epoch that it was read in.
         first_epoch: the epoch of the cold boot that it goes back to; None if unknown.
     """
+    log.seek(_LANDMARKS)
     starts = find_boot_aggregates(log)
     markers = read_markers(log, starts)
     quotes = [quote for item in seen for quote in item.quotes]
@@ -241,7 +252,7 @@ def _dated(
 def _kernel_versions(log: MeasurementLog) -> list[tuple[int, str]]:
     """Critical data "kernel_version" (kernel: ima_main.c, init_ima()): its buf is uname -r."""
     found = []
-    for index in log.carrying(b"kernel_version\0"):
+    for index in log.carrying(_KERNEL_VERSION):
         record = log[index]
         if record.event == b"kernel_version" and record.buf and not record.is_violation:
             found.append((index, record.buf.decode("ascii", "backslashreplace")))
