@@ -217,3 +217,14 @@ def test_a_command_alone_is_called_as_among_the_others(
     with pytest.raises(SystemExit):
         cli.main()
     assert "Usage: imakexec pcr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "pcr", "size"])
+def test_arguments_have_their_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imakexec", command, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    arguments = capsys.readouterr().out.partition("Arguments")[2].partition("Options")[0]
+    assert "list" in arguments
