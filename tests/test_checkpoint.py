@@ -296,6 +296,29 @@ def test_sleep_hides_no_change(machine: Machine, later_epoch: bool) -> None:
     assert judge(evidence, checkpoint=checkpoint).verdict is Verdict.TAMPERED
 
 
+def test_cold_boot_that_resetcount_does_not_tell(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.cold_reset(tpm_restart=True)
+    assert outcome(now(machine, checkpoint)) == (
+        Verdict.IN_SYNC,
+        Reason.MATCH,
+        ContinuityState.NEW_POWER_CYCLE,
+    )
+
+
+def test_cold_boot_hides_no_change_before_it(machine: Machine) -> None:
+    machine.measure(violation("/good"))
+    checkpoint = kept(now(machine))
+    machine.records[-1] = violation("/evil")
+    [before] = polled(machine, "before")
+    machine.cold_reset()
+    evidence = replace(machine.evidence(), snapshots=(before, *polled(machine, "after")))
+    assert judge(evidence).verdict is Verdict.IN_SYNC
+    judgement = judge(evidence, checkpoint=checkpoint)
+    assert judgement.reason is Reason.HISTORY_REWRITTEN
+    assert judgement.snapshot == "before"
+
+
 def test_sleep_drops_no_bank(machine: Machine) -> None:
     checkpoint = kept(now(machine))
     machine.restart += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from imakexec.attest import EXIT_CODES, Flag, Judgement, Reason, Verdict, judge,
 from imakexec.attest.judgement import JSON_SCHEMA
 from imakexec.attest.power import TransitionKind
 from imakexec.attest.timeline import Timeline
+from imakexec.attest.verdict import action_for
 from imakexec.errors import UserError
 from imakexec.evidence import BootKind, Evidence, EvidenceWriter, Snapshot
 
@@ -979,3 +981,25 @@ def timeline_of_last(machine: Machine) -> Timeline:
     timeline = judge(machine.evidence()).timeline
     assert timeline is not None
     return timeline
+
+
+def test_actions_are_those_of_the_documentation() -> None:
+    """Every reason stands in the table of docs/verification.md, with what to do."""
+    text = (Path(__file__).parent.parent / "docs" / "verification.md").read_text()
+    told: dict[str, str] = {}
+    for line in text.partition("## What comes out")[2].partition("Flags stand")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5:
+            told |= dict.fromkeys(re.findall(r"`([a-z_]+)`", cells[2]), cells[4])
+    assert set(told) == set(Reason)
+    words = {
+        "nothing": "Nothing",
+        "boot cold": "cold",
+        "investigate": "nvestigate",
+        "again": "again",
+        "more room": "more room",
+        "other means": "other means",
+    }
+    for name, action in told.items():
+        for said, meant in words.items():
+            assert (said in action) == (meant in action_for(Reason(name))), (name, action)
