@@ -12,13 +12,14 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from imakexec.evidence import Boot, BootKind, Evidence, QuoteRecord, Snapshot
+from imakexec.evidence import Boot, BootKind, Evidence, EvidenceWriter, QuoteRecord, Snapshot
 
 ALG = {"sha1": 4, "sha256": 0xB, "sha384": 0xC, "sha512": 0xD}
 SIZE = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
@@ -315,3 +316,17 @@ def plain_run(count: int = 20, *, carry_all: bool = False) -> Machine:
     machine.files(3)
     machine.snapshot("after-kexec")
     return machine
+
+
+def written(evidence: Evidence, folder: Path) -> Path:
+    """Evidence as a folder of files."""
+    assert evidence.ak_public is not None
+    assert evidence.ak_pem is not None
+    with EvidenceWriter.create(folder) as writer:
+        writer.set_required_banks(evidence.required_banks)
+        writer.set_ak(evidence.ak_public, evidence.ak_pem)
+        for boot in evidence.boots:
+            writer.add_boot(boot)
+        for snapshot in evidence.snapshots:
+            writer.add_snapshot(snapshot)
+    return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
-from evidence_maker import Key, Machine, Rec, ng, pack, patched_run, violation
+from evidence_maker import Key, Machine, Rec, ng, pack, patched_run, violation, written
 
 from imakexec.attest import (
     Anchor,
@@ -32,7 +32,7 @@ from imakexec.attest import (
 from imakexec.attest.checkpoint import ContinuityState, Survival
 from imakexec.attest.continuity import CannotAnchor
 from imakexec.errors import UserError
-from imakexec.evidence import BootKind, EvidenceWriter, Snapshot
+from imakexec.evidence import BootKind, Snapshot
 
 
 def now(machine: Machine, checkpoint: Checkpoint | None = None) -> Judgement:
@@ -772,17 +772,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def folder_of(machine: Machine, folder: Path) -> Path:
     machine.snapshots = []
     machine.snapshot("now")
-    evidence = machine.evidence()
-    assert evidence.ak_public is not None
-    assert evidence.ak_pem is not None
-    with EvidenceWriter.create(folder) as writer:
-        writer.set_required_banks(evidence.required_banks)
-        writer.set_ak(evidence.ak_public, evidence.ak_pem)
-        for boot in evidence.boots:
-            writer.add_boot(boot)
-        for snapshot in evidence.snapshots:
-            writer.add_snapshot(snapshot)
-    return folder
+    return written(machine.evidence(), folder)
 
 
 def test_command_from_the_first_list_over_a_loss_to_a_cold_boot(run: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from evidence_maker import ALG, Attestation, ng
+from evidence_maker import ALG, Attestation, ng, written
 from genuine import NAMES, VECTORS, Pcrs, Twin, genuine
 from threats import Threat, boots, lists, markers, parsing, quotes
 
@@ -33,7 +33,6 @@ from imakexec.attest import (
     judge,
     judge_folder,
 )
-from imakexec.evidence import Evidence, EvidenceWriter
 
 THREATS: tuple[Threat, ...] = (
     *quotes.THREATS,
@@ -196,19 +195,6 @@ def test_a_folder_that_is_not_whole(name: str, tmp_path: Path) -> None:
     damage(folder)
     judgement = judge_folder(folder)
     assert (judgement.verdict, judgement.reason) == (verdict, reason)
-
-
-def written(evidence: Evidence, folder: Path) -> Path:
-    assert evidence.ak_public is not None
-    assert evidence.ak_pem is not None
-    with EvidenceWriter.create(folder) as writer:
-        writer.set_required_banks(evidence.required_banks)
-        writer.set_ak(evidence.ak_public, evidence.ak_pem)
-        for boot in evidence.boots:
-            writer.add_boot(boot)
-        for snapshot in evidence.snapshots:
-            writer.add_snapshot(snapshot)
-    return folder
 
 
 # All of it.

@@ -24,6 +24,7 @@ from evidence_maker import (
     patched_run,
     plain_run,
     violation,
+    written,
 )
 
 from imakexec.attest import EXIT_CODES, Flag, Judgement, Reason, Verdict, judge, judge_folder
@@ -32,7 +33,7 @@ from imakexec.attest.power import TransitionKind
 from imakexec.attest.timeline import Timeline
 from imakexec.attest.verdict import action_for
 from imakexec.errors import UserError
-from imakexec.evidence import BootKind, Evidence, EvidenceWriter, Snapshot
+from imakexec.evidence import BootKind, Evidence, Snapshot
 
 
 def outcome(machine: Machine) -> tuple[Verdict, Reason]:
@@ -929,17 +930,7 @@ def test_json_of_a_rejection() -> None:
 
 
 def save(machine: Machine, folder: Path) -> Path:
-    evidence = machine.evidence()
-    assert evidence.ak_public is not None
-    assert evidence.ak_pem is not None
-    with EvidenceWriter.create(folder) as writer:
-        writer.set_required_banks(evidence.required_banks)
-        writer.set_ak(evidence.ak_public, evidence.ak_pem)
-        for boot in evidence.boots:
-            writer.add_boot(boot)
-        for snapshot in evidence.snapshots:
-            writer.add_snapshot(snapshot)
-    return folder
+    return written(machine.evidence(), folder)
 
 
 def test_folder_is_judged_like_what_it_holds(tmp_path: Path) -> None:
