@@ -173,7 +173,8 @@ def test_a_reset_between_the_two_quotes(tmp_path: Path) -> None:
     machine.reset += 1
     second = taken(machine, tmp_path)[1]
     both = replace(first, quotes=(*first.quotes, *second.quotes))
-    assert judge_list(log, both).reason is Reason.COUNTERS
+    judgement = judge_list(log, both)
+    assert (judgement.reason, judgement.where) == (Reason.COUNTERS, "snapshot list")
 
 
 def test_a_quote_before_and_one_after(tmp_path: Path) -> None:

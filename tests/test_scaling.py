@@ -66,7 +66,7 @@ def test_lists_of_nothing_but_what_is_special(made: Callable[[int], bytes]) -> N
         log = MeasurementLog.parse(made(count))
         return lambda: judge_log(log, proof)
 
-    assert_linear(work, 1500)
+    assert_linear(work, 3000)
 
 
 def test_many_boots_behind_a_list_that_was_seen_before() -> None:
