@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
-from evidence_maker import Key, Machine, Rec, ng, pack, patched_run, violation, written
+from evidence_maker import Key, Machine, Rec, marker, ng, pack, patched_run, violation, written
 
 from imakexec.attest import (
     Anchor,
@@ -858,3 +858,142 @@ def test_a_machine_that_claims_a_cold_boot_by_kexec_fools_nobody(machine: Machin
     assert judgement.verdict is not Verdict.IN_SYNC
     assert judgement.continuity is not None
     assert judgement.continuity.state is not ContinuityState.NEW_POWER_CYCLE
+
+
+# What the second attempt to break it has opened.
+
+
+def test_full_list_after_a_re_anchoring_and_a_sleep_is_not_another_list() -> None:
+    """Root has kept what the kexec lost, and shows it again with another text of a violation."""
+    machine, size = lossy()
+    machine.measure(violation("/good"))
+    machine.files(40)
+    whole = list(machine.records)
+    checkpoint = kept(now(machine))
+    machine.execute(size)
+    lost = len(machine.records)
+    anchored = kept(now(machine, checkpoint), reanchor=True)
+    assert anchored.anchor is not None
+    # After what is left of the old list, the new kernel's own records.
+    boot = next(n for n in range(1, lost) if machine.records[n] == machine.boot_aggregate())
+    marker_of_execute = whole_of(machine, whole, size)
+    machine.records = [*whole, marker_of_execute, *machine.records[boot:]]
+    machine.records[8] = violation("/evil")
+    machine.restart += 1
+    assert now(machine).verdict is Verdict.IN_SYNC
+    assert now(machine, anchored).reason is Reason.HISTORY_REWRITTEN
+
+
+def whole_of(machine: Machine, before: list[Rec], size: int) -> Rec:
+    """The kexec_execute that was measured after these, and lost."""
+    assert machine.records
+    return marker("kexec_execute", before, size)
+
+
+def test_quote_alone_after_a_sleep_hides_no_change(machine: Machine) -> None:
+    machine.measure(violation("/good"))
+    first, *_ = polled(machine, "a")
+    machine.restart += 1
+    alone, last = polled(machine, "b", "c")
+    evidence = replace(machine.evidence(), snapshots=(first, replace(alone, log=None), last))
+    assert judge(evidence).verdict is Verdict.IN_SYNC
+    machine.records[-1] = violation("/evil")
+    machine.snapshots = []
+    machine.snapshot("d")
+    evidence = replace(
+        machine.evidence(), snapshots=(first, replace(alone, log=None), machine.snapshots[0])
+    )
+    assert judge(evidence).reason is Reason.HISTORY_REWRITTEN
+
+
+def test_restart_with_the_same_first_records_ends_the_anchor() -> None:
+    """All was lost, so the anchored list is what every boot begins with."""
+    machine = Machine()
+    machine.boot()
+    machine.files(5)
+    machine.records = []
+    machine.boot(BootKind.KEXEC)
+    anchored = kept(now(machine), reanchor=True)
+    machine.epoch, machine.boots = -1, []
+    machine.cold_reset(tpm_restart=True)
+    judgement = now(machine, anchored)
+    assert (judgement.verdict, judgement.reason) == (Verdict.IN_SYNC, Reason.MATCH)
+
+
+def test_anchor_after_a_loss_of_whole_boots() -> None:
+    machine = Machine()
+    machine.boot()
+    machine.files(5)
+    machine.records = []
+    machine.boot(BootKind.KEXEC)
+    machine.files(1)
+    anchored = kept(now(machine), reanchor=True)
+    machine.files(2)
+    assert now(machine, anchored).reason is Reason.REANCHORED
+
+
+def test_quote_of_a_boot_that_was_lost_proves_nothing() -> None:
+    """It matches the beginning of the next boot, which measures the same first."""
+    machine = Machine()
+    machine.boot()
+    machine.measure(ng("/init"))
+    machine.snapshot("boot")
+    machine.files(5)
+    machine.records = []
+    machine.boot(BootKind.KEXEC)
+    machine.measure(ng("/init"))
+    machine.snapshot("after")
+    anchor = kept(judge(machine.evidence()), reanchor=True).anchor
+    assert anchor is not None
+    assert anchor.proven == 0
+
+
+def test_kernel_that_carries_nothing_is_a_loss_and_no_tampering(machine: Machine) -> None:
+    checkpoint = kept(now(machine))
+    machine.records = []
+    machine.boot(BootKind.KEXEC)
+    machine.files(1)
+    machine.snapshots = []
+    first = machine.boots[0]
+    machine.boots = [first, machine.boots[1]]
+    machine.snapshot("after")
+    judgement = judge(machine.evidence(), checkpoint=checkpoint)
+    assert outcome(judgement) == (
+        Verdict.OUT_OF_SYNC,
+        Reason.NO_MARKERS,
+        ContinuityState.LOSS,
+    )
+    assert judgement.continuity is not None
+    assert (judgement.continuity.surviving, judgement.continuity.proven) == (0, 0)
+
+
+def test_restart_count_that_goes_back(machine: Machine) -> None:
+    machine.restart = 1
+    first = polled(machine, "a")
+    machine.restart, machine.clock = 0, 5
+    evidence = replace(machine.evidence(), snapshots=(*first, *polled(machine, "b")))
+    assert judge(evidence).reason is Reason.COUNTERS
+
+
+def test_checkpoint_finds_no_way_into_the_evidence(run: Run, tmp_path: Path) -> None:
+    folder = folder_of(patched_run(), tmp_path / "evidence")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "file").symlink_to(folder / "state")
+    for evidence, place in (
+        (tmp_path / "link", tmp_path / "link" / "state"),
+        (folder, tmp_path / "." / "evidence" / ".." / "evidence" / "state"),
+        (folder, tmp_path / "file"),
+    ):
+        assert run("verify", evidence, "--checkpoint", place).code == 2
+        assert not (folder / "state").exists()
+
+
+def test_checkpoint_keeps_its_mode_and_may_have_a_long_name(
+    machine: Machine, tmp_path: Path
+) -> None:
+    path = tmp_path / ("x" * 250)
+    checkpoint = kept(now(machine))
+    checkpoint.save(path)
+    path.chmod(0o664)
+    checkpoint.save(path)
+    assert path.stat().st_mode & 0o777 == 0o664

@@ -13,13 +13,23 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evidence_maker import Machine, buf, ng, pack, payload
 from list_writer import entry
 from list_writer import pack as pack_entries
 
-from imakexec.attest import MalformedLog, Verdict, judge, judge_list, judge_log, read_list
+from imakexec.attest import (
+    MalformedLog,
+    Verdict,
+    judge,
+    judge_list,
+    judge_log,
+    read_list,
+    replay,
+    verdict,
+)
 from imakexec.attest.detached import authenticate
 from imakexec.attest.log import MeasurementLog
 from imakexec.evidence import BootKind, Evidence, EvidenceWriter
@@ -167,3 +177,23 @@ def test_a_rejected_list_is_given_back_at_once() -> None:
         tracemalloc.stop()
         gc.enable()
     assert after - before < len(content)
+
+
+def test_a_list_that_many_snapshots_name_is_replayed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    machine.boot()
+    machine.files(5)
+    for number in range(20):
+        machine.snapshot(f"s{number}")
+    log = machine.snapshots[0].log
+    machine.snapshots = [replace(snapshot, log=log) for snapshot in machine.snapshots]
+    calls = []
+    genuine = replay
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        return genuine(*arguments, **named)
+
+    monkeypatch.setattr(verdict, "replay_list", counted)
+    assert judge(machine.evidence()).verdict is Verdict.IN_SYNC
+    assert len(calls) == 1

@@ -136,3 +136,14 @@ def test_a_full_buffer_is_called_full() -> None:
     assert any("full: one more record would not have found room" in line for line in lines)
     assert any("markers  load only" in line for line in lines)
     assert not any("full:" in line for line in _printed(judge(patched_run(5).evidence())))
+
+
+def test_a_kernel_s_version_does_not_pose_as_a_verdict(tmp_path: Path) -> None:
+    machine = Machine()
+    machine.boot()
+    machine.measure(buf("kernel_version", b"6.1\nverdict   IN_SYNC (match)"))
+    del machine.records[1]
+    lines = _detached(machine.records, {"sha256": bytes(32)}, tmp_path)
+    assert [line for line in lines if line.startswith("verdict")] == [
+        "verdict   OUT_OF_SYNC (foreign_extend)"
+    ]

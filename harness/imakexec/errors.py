@@ -51,12 +51,12 @@ class ImaKexecError(Exception):
         if self.tail:
             lines.append("  last lines:")
             lines.extend(f"    | {line}" for line in self.tail.rstrip().splitlines())
-        return "\n".join(map(printable, lines))
+        return "\n".join(printable(part) for line in lines for part in line.split("\n"))
 
 
 def printable(text: str) -> str:
     """The same for a terminal: what others have named files and records must not steer it."""
-    return "".join(letter if letter.isprintable() or letter in "\t\n" else "?" for letter in text)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class UserError(ImaKexecError):

@@ -92,6 +92,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def _real(path: Path) -> Path:
+    """Where it is when all links are followed."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # links in a circle: to open it says so
+        return path.absolute()
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -163,8 +171,7 @@ def _check_places(request: VerifyRequest) -> None:
                 remedy="name it with --checkpoint FILE",
             )
         return
-    place = request.checkpoint.absolute()
-    if request.is_folder and place.is_relative_to(request.evidence.resolve()):
+    if request.is_folder and _real(request.checkpoint).is_relative_to(_real(request.evidence)):
         raise UserError(
             "the checkpoint would lie in the evidence folder",
             where=f"--checkpoint {request.checkpoint}",

@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,10 +147,12 @@ class Checkpoint:
         try:
             place = path.resolve()
             # Of a name that nobody can have put a link at.
-            descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+            descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".checkpoint-")
             draft = Path(name)
             try:
                 with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    if place.exists():
+                        os.fchmod(descriptor, stat.S_IMODE(place.stat().st_mode))
                     json.dump(self.to_json(), file, indent=1)
                     file.write("\n")
                     file.flush()

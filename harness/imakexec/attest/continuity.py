@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from imakexec.attest.checkpoint import (
@@ -18,7 +18,7 @@ from imakexec.attest.log import MeasurementLog
 from imakexec.attest.power import PowerCycle, clock_of
 from imakexec.attest.quote import AttestationKey, Quote
 from imakexec.attest.reasons import Flag, Reason, Rejection, Verdict
-from imakexec.attest.replay import IMA_PCR
+from imakexec.attest.replay import IMA_PCR, Replay, Start
 from imakexec.attest.sync import Finding, judge_cycle
 from imakexec.errors import UserError
 
@@ -92,6 +92,35 @@ def anchor_of(checkpoint: Checkpoint | None, log: MeasurementLog, first: Quote) 
     return checkpoint.anchor if survives else None
 
 
+def replay_from(
+    checkpoint: Checkpoint | None,
+    log: MeasurementLog,
+    quotes: Sequence[Quote],
+    run: Callable[[Start | None], Replay],
+) -> tuple[Replay, Anchor | None]:
+    """Replay a list from where it may begin.
+
+    If restartCount has changed, the machine has slept, or was reset and has a new list that begins
+    like the old one: then the anchor counts only if a quote matches from there.
+
+    Args:
+        quotes: of the list.
+        run: replays from a start.
+
+    Returns:
+        The outcome, and the anchor that it began at, if any.
+    """
+    anchor = anchor_of(checkpoint, log, quotes[0])
+    if checkpoint is None or anchor is None:
+        return run(None), None
+    outcome = run(Start(anchor.records, anchor.pcrs))
+    if clock_of(quotes[0]).pair != checkpoint.clock_info.pair and all(
+        outcome.matched(quote.pcr(IMA_PCR)) is None for quote in quotes
+    ):
+        return run(None), None
+    return outcome, anchor
+
+
 def go_on(
     finding: Finding, cycles: Sequence[PowerCycle], checkpoint: Checkpoint
 ) -> tuple[Finding, Continuity | None]:
@@ -118,6 +147,9 @@ def go_on(
             continue
         survival = checkpoint.survival(subject.observation.log)
         state = _state(subject, survival)
+        if state is ContinuityState.LOSS and not _cut_by_kexec(subject, survival):
+            # It begins like the old list, as every boot does, and is another one.
+            survival = Survival(0, checkpoint.ladder[0].records)
         continuity = _continuity(state, checkpoint, survival, subject)
         if state is ContinuityState.CONTRADICTED:
             if subject.reason.verdict is Verdict.TAMPERED:
@@ -176,20 +208,21 @@ def _went_on(subject: Finding, checkpoint: Checkpoint) -> bool:
     """Whether PCR 10 still holds what it held at the checkpoint.
 
     With the same counters it does. With another restartCount the machine has slept, or was reset:
-    then the replay tells, from an anchor too.
+    then the replay tells, from an anchor too. At which record does not matter: a list may show
+    again what the one of the checkpoint had lost.
     """
     item = subject.observation
     if clock_of(item.quotes[0]).pair == checkpoint.clock_info.pair:
         return True
     if item.anchor is not None:
         return subject.is_match
-    return item.replay.matched(checkpoint.pcrs) == checkpoint.records
+    return item.replay.matched(checkpoint.pcrs) is not None
 
 
 def _state(subject: Finding, survival: Survival) -> ContinuityState:
     if survival.is_whole:
         return ContinuityState.CONTINUES
-    if not subject.is_match and _cut_by_kexec(subject, survival):
+    if not subject.is_match and (_cut_by_kexec(subject, survival) or _lost_whole(subject)):
         return ContinuityState.LOSS
     return ContinuityState.CONTRADICTED
 
@@ -216,6 +249,11 @@ def _after_reset(finding: Finding, checkpoint: Checkpoint) -> tuple[Finding, Con
 
 def _cut_by_kexec(subject: Finding, survival: Survival) -> bool:
     return any(survival.can_end_at(gap.index) for gap in subject.timeline.handovers)
+
+
+def _lost_whole(subject: Finding) -> bool:
+    """Whether a kexec has handed nothing over: the list begins with the boot after it."""
+    return any(gap.index == 0 for gap in subject.timeline.handovers)
 
 
 def _rewritten(subject: Finding, checkpoint: Checkpoint, survival: Survival) -> Finding:

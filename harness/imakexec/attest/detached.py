@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imakexec.attest.checkpoint import Checkpoint
-from imakexec.attest.continuity import anchor_of, require_successor
+from imakexec.attest.continuity import replay_from, require_successor
 from imakexec.attest.crosscheck import CrossCheck
 from imakexec.attest.judgement import Judgement
 from imakexec.attest.log import MeasurementLog
@@ -21,11 +21,11 @@ from imakexec.attest.pcr_values import PcrBanks, read_pcr_values
 from imakexec.attest.power import ListObservation, PowerCycle, split_power_cycles
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
 from imakexec.attest.reasons import Reason, Rejection, Verdict
-from imakexec.attest.replay import IMA_PCR, replay
+from imakexec.attest.replay import IMA_PCR, Replay, Start, replay
 from imakexec.attest.selection import Selection
 from imakexec.attest.source import MalformedLog, compare_with, read_list
 from imakexec.attest.structures import Attest, StructureError
-from imakexec.attest.verdict import Case, action_for, conclude, rejected, start_at, wanted_values
+from imakexec.attest.verdict import Case, action_for, conclude, rejected, wanted_values
 from imakexec.errors import UserError
 from imakexec.evidence import QuoteRecord
 
@@ -168,15 +168,18 @@ def judge_log(
         if checkpoint is not None and proof.key is not None:
             require_successor(checkpoint, proof.key, proof.quotes)
         wanted = wanted_values(proof.quotes, checkpoint)
-        anchor = anchor_of(checkpoint, log, proof.quotes[0])
-        outcome = replay(
-            log,
-            tuple(wanted),
-            wanted,
-            start=start_at(anchor),
-            padded=frozenset(padded),
-            processes=processes,
-        )
+
+        def run(start: Start | None) -> Replay:
+            return replay(
+                log,
+                tuple(wanted),
+                wanted,
+                start=start,
+                padded=frozenset(padded),
+                processes=processes,
+            )
+
+        outcome, anchor = replay_from(checkpoint, log, proof.quotes, run)
         item = ListObservation(_LIST, 0, proof.quotes, log, outcome, anchor)
         return conclude(Case((item,), (_power_cycle(item, proof),), key=proof.key), checkpoint)
     except Rejection as rejection:

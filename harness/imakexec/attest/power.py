@@ -114,8 +114,10 @@ def split_power_cycles(
     """
     for observation in observations:
         _check_snapshot(observation)
+    _check_order(observations)
     transitions = tuple(
-        _transition(earlier, later, boots) for earlier, later in pairwise(observations)
+        _transition(earlier, observations[number:], boots)
+        for number, earlier in enumerate(observations[:-1], 1)
     )
     groups = [[observations[0]]]
     starts: list[int | None] = [_first_epoch(observations[0], 0, boots)]
@@ -128,7 +130,6 @@ def split_power_cycles(
             )
             groups.append([])
         groups[-1].append(observation)
-    _check_order(groups)
     # It began in the last epoch seen before it at the earliest, whatever is claimed of a reset.
     earliest = [0, *(group[-1].epoch for group in groups[:-1])]
     cycles = (
@@ -150,7 +151,11 @@ def _check_snapshot(observation: Observation) -> None:
         _check_clock(earlier, later, f"snapshot {observation.name}")
 
 
-def _transition(earlier: Observation, later: Observation, boots: Sequence[Boot]) -> Transition:
+def _transition(
+    earlier: Observation, following: Sequence[Observation], boots: Sequence[Boot]
+) -> Transition:
+    """What lies between an observation and the first of those that follow it."""
+    later = following[0]
     last, first = earlier.quotes[-1], later.quotes[0]
     hops = later.epoch - earlier.epoch
     claimed_cold = any(
@@ -162,20 +167,27 @@ def _transition(earlier: Observation, later: Observation, boots: Sequence[Boot])
         _check_clock(last, first, f"between snapshots {earlier.name} and {later.name}")
         kind = TransitionKind.KEXEC if hops else TransitionKind.SAME_BOOT
         return Transition(earlier.name, later.name, kind, hops, contradicted=claimed_cold)
-    if not hops and _resumed(last, first, later):
+    # With a kexec as well it cannot be told from a reset after which root has extended all anew.
+    if not hops and _resumed(last, following):
         kind = TransitionKind.RESUME
         return Transition(earlier.name, later.name, kind, 0, contradicted=False)
     kind = TransitionKind.COLD
     return Transition(earlier.name, later.name, kind, 0, contradicted=not claimed_cold)
 
 
-def _resumed(last: Quote, first: Quote, later: Observation) -> bool:
-    """Whether PCR 10 goes on where it was: a cold boot has it start from zero."""
-    return (
-        clock_of(first).reset_count == clock_of(last).reset_count
-        and isinstance(later, ListObservation)
-        and later.replay.matched(last.pcr(IMA_PCR)) is not None
-    )
+def _resumed(last: Quote, following: Sequence[Observation]) -> bool:
+    """Whether PCR 10 goes on where it was, by the next list: a cold boot has it start from zero."""
+    first = following[0].quotes[0]
+    if clock_of(first).reset_count != clock_of(last).reset_count:
+        return False
+    if first.pcr(IMA_PCR) == last.pcr(IMA_PCR):
+        return True
+    for item in following:
+        if clock_of(item.quotes[0]).pair != clock_of(first).pair:
+            break
+        if isinstance(item, ListObservation):
+            return item.replay.matched(last.pcr(IMA_PCR)) is not None
+    return False
 
 
 def _check_clock(earlier: Quote, later: Quote, where: str) -> None:
@@ -190,11 +202,11 @@ def _check_clock(earlier: Quote, later: Quote, where: str) -> None:
         )
 
 
-def _check_order(groups: Sequence[Sequence[Observation]]) -> None:
-    """A reset makes (resetCount, restartCount) greater, and nothing makes it less."""
-    firsts = [(group[0].name, clock_of(group[0].quotes[0]).pair) for group in groups]
+def _check_order(observations: Sequence[Observation]) -> None:
+    """A reset or a sleep makes (resetCount, restartCount) greater, and nothing makes it less."""
+    firsts = [(item.name, clock_of(item.quotes[0]).pair) for item in observations]
     for (_, earlier), (name, later) in pairwise(firsts):
-        if later <= earlier:
+        if later < earlier:
             raise Rejection(
                 Reason.COUNTERS,
                 f"resetCount, restartCount {later} came after {earlier}: the order is not the one"

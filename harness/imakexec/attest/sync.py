@@ -329,7 +329,8 @@ class _Case:
         boots = len(timeline.boots)
         if self._cycle.first_epoch is not None:
             expected = last.epoch - self._cycle.first_epoch + 1
-            if boots != expected:
+            # What was lost before an anchor may have been boots.
+            if boots > expected or (boots < expected and last.anchor is None):
                 return f"The list holds {boots} boot_aggregate records for {expected} boots.", None
         most = self._cycle.most_boots
         if most is not None and boots > most:
@@ -394,7 +395,21 @@ class _Case:
         return self.listed[: self.listed.index(item)]
 
     def _proven(self, item: ListObservation) -> int:
-        return proven_records(item, self._quotes_until(item))
+        return proven_records(item, self._quotes_of_boots_in(item))
+
+    def _quotes_of_boots_in(self, item: ListObservation) -> list[Quote]:
+        """The quotes taken in boots that the list holds, and those of its own snapshot.
+
+        Of a boot that was lost whole a quote may match all the same: the next kernel measures the
+        same first.
+        """
+        boots = len(self._timeline(item).boots)
+        return [
+            quote
+            for seen in self._until(item)
+            if seen is item or item.epoch - seen.epoch < boots
+            for quote in seen.quotes
+        ]
 
 
 def _coverage(item: ListObservation) -> Coverage:

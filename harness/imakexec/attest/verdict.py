@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imakexec.attest.checkpoint import Anchor, Checkpoint, Continuity
-from imakexec.attest.continuity import anchor_of, go_on, require_successor
+from imakexec.attest.checkpoint import Checkpoint, Continuity
+from imakexec.attest.continuity import go_on, replay_from, require_successor
 from imakexec.attest.judgement import (
     BankResult,
     Basis,
@@ -36,7 +36,7 @@ from imakexec.attest.power import (
 )
 from imakexec.attest.quote import AttestationKey, Quote, check_fresh_nonces, verify_quote
 from imakexec.attest.reasons import EXIT_CODES, Flag, Reason, Rejection, Verdict
-from imakexec.attest.replay import HASHES, IMA_PCR, Start
+from imakexec.attest.replay import HASHES, IMA_PCR, Replay, Start
 from imakexec.attest.replay import replay as replay_list
 from imakexec.attest.selection import Selection
 from imakexec.attest.sync import Finding, judge_cycle, matched_records
@@ -158,9 +158,9 @@ def _observe(
     check_fresh_nonces(every)
     if checkpoint is not None:
         require_successor(checkpoint, key, every)
-    wanted = wanted_values(every, checkpoint)
+    lists = _Lists(wanted_values(every, checkpoint), checkpoint)
     return tuple(
-        _observation(snapshot, group, wanted, checkpoint)
+        lists.observation(snapshot, group)
         for snapshot, group in zip(evidence.snapshots, quotes, strict=True)
     )
 
@@ -229,26 +229,47 @@ def _verified_quotes(
     return tuple(quotes)
 
 
-def _observation(
-    snapshot: Snapshot,
-    quotes: tuple[Quote, ...],
-    wanted: Mapping[str, frozenset[bytes]],
-    checkpoint: Checkpoint | None,
-) -> Observation:
-    if snapshot.log is None:
-        return Observation(snapshot.name, snapshot.epoch, quotes)
-    try:
-        log = MeasurementLog.parse(snapshot.log)
-    except Rejection as rejection:
-        raise _placed(rejection, f"snapshot {snapshot.name}, {rejection.where}") from None
-    anchor = anchor_of(checkpoint, log, quotes[0])
-    outcome = replay_list(log, tuple(wanted), wanted, start=start_at(anchor))
-    return ListObservation(snapshot.name, snapshot.epoch, quotes, log, outcome, anchor)
+class _Lists:
+    """Reads and replays the lists of one evidence; the same bytes only once.
 
+    A folder may name one file for many snapshots, and that must not cost more than to read it.
+    """
 
-def start_at(anchor: Anchor | None) -> Start | None:
-    """Where a replay begins."""
-    return None if anchor is None else Start(anchor.records, anchor.pcrs)
+    def __init__(
+        self, wanted: Mapping[str, frozenset[bytes]], checkpoint: Checkpoint | None
+    ) -> None:
+        self._wanted = wanted
+        self._checkpoint = checkpoint
+        self._logs: dict[int, MeasurementLog] = {}
+        self._replays: dict[tuple[int, int | None], Replay] = {}
+
+    def observation(self, snapshot: Snapshot, quotes: tuple[Quote, ...]) -> Observation:
+        """A snapshot whose quotes hold.
+
+        Raises:
+            Rejection: with a reason of MALFORMED.
+        """
+        content = snapshot.log
+        if content is None:
+            return Observation(snapshot.name, snapshot.epoch, quotes)
+        key = id(content)  # the evidence, which outlives this, holds it
+        try:
+            if key not in self._logs:
+                self._logs[key] = MeasurementLog.parse(content)
+        except Rejection as rejection:
+            raise _placed(rejection, f"snapshot {snapshot.name}, {rejection.where}") from None
+        log = self._logs[key]
+
+        def run(start: Start | None) -> Replay:
+            place = (key, None if start is None else start.records)
+            if place not in self._replays:
+                self._replays[place] = replay_list(
+                    log, tuple(self._wanted), self._wanted, start=start
+                )
+            return self._replays[place]
+
+        outcome, anchor = replay_from(self._checkpoint, log, quotes, run)
+        return ListObservation(snapshot.name, snapshot.epoch, quotes, log, outcome, anchor)
 
 
 def _first_failure(cycles: Sequence[PowerCycle]) -> Finding:

@@ -251,14 +251,14 @@ def _history(continuity: Continuity) -> str:
         case ContinuityState.CONTRADICTED:
             text = f"of the checkpoint's {total} records only the first {left} are there"
         case ContinuityState.NEW_POWER_CYCLE:
-            text = "the TPM was reset since the checkpoint: this is another list"
+            text = "the TPM was reset since the checkpoint, or has slept: this is another list"
     if continuity.anchor is not None:
         text += f"; replay begins anew after record {continuity.anchor.records}"
     return text
 
 
 def _clipped(line: str) -> str:
-    text = printable(line.replace("\n", "?").replace("\t", "?"))
+    text = printable(line)
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
 
 
