@@ -997,3 +997,20 @@ def test_checkpoint_keeps_its_mode_and_may_have_a_long_name(
     path.chmod(0o664)
     checkpoint.save(path)
     assert path.stat().st_mode & 0o777 == 0o664
+
+
+@pytest.mark.parametrize("sleeps", [1, 2])
+def test_quotes_alone_between_two_lists_hide_no_change(machine: Machine, sleeps: int) -> None:
+    """After one sleep PCR 10 has moved on already, after two it has not."""
+    machine.measure(violation("/good"))
+    first = polled(machine, "a")[0]
+    place = len(machine.records) - 1
+    machine.restart += 1
+    if sleeps == 1:
+        machine.files(1)
+    alone = replace(polled(machine, "b")[0], log=None)
+    machine.restart += sleeps - 1
+    machine.files(1)
+    machine.records[place] = violation("/evil")
+    evidence = replace(machine.evidence(), snapshots=(first, alone, *polled(machine, "c")))
+    assert judge(evidence).reason is Reason.HISTORY_REWRITTEN
