@@ -26,7 +26,7 @@ from imakexec.attest.selection import Selection
 from imakexec.attest.source import MalformedLog, WholeList, compare_with, read_list
 
 if TYPE_CHECKING:
-    from imakexec.attest.continuity import next_checkpoint
+    from imakexec.attest.continuity import CannotAnchor, next_checkpoint
     from imakexec.attest.detached import (
         Proof,
         QuoteFiles,
@@ -45,6 +45,7 @@ __all__ = [
     "Anchor",
     "AttestationKey",
     "ByteOrder",
+    "CannotAnchor",
     "Checkpoint",
     "Continuity",
     "CrossCheck",
@@ -80,6 +81,7 @@ __all__ = [
 
 _LATER = {
     "AttestationKey": "quote",
+    "CannotAnchor": "continuity",
     "Judgement": "judgement",
     "Proof": "detached",
     "Quote": "quote",

@@ -84,7 +84,7 @@ def require_successor(checkpoint: Checkpoint, key: AttestationKey, quotes: Seque
             )
 
 
-def anchor_of(checkpoint: Checkpoint | None, log: MeasurementLog, first: Quote) -> Anchor | None:
+def _anchor_of(checkpoint: Checkpoint | None, log: MeasurementLog, first: Quote) -> Anchor | None:
     """Where the replay of a list begins: at an anchor only if all before it is as it was then."""
     if checkpoint is None or checkpoint.anchor is None or not _same_reset(checkpoint, first):
         return None
@@ -110,7 +110,7 @@ def replay_from(
     Returns:
         The outcome, and the anchor that it began at, if any.
     """
-    anchor = anchor_of(checkpoint, log, quotes[0])
+    anchor = _anchor_of(checkpoint, log, quotes[0])
     if checkpoint is None or anchor is None:
         return run(None), None
     outcome = run(Start(anchor.records, anchor.pcrs))
