@@ -430,7 +430,7 @@ A_FEW = {
     "quotes": 2000,
     "checkpoints": 1500,
 }
-"""Inputs that take a quarter of a minute in all."""
+"""Inputs that take half a minute in all."""
 
 MALFORMED = {reason for reason in Reason if reason.verdict is Verdict.MALFORMED}
 IN_LISTS = MALFORMED - {Reason.MANIFEST, Reason.HANDOVER_HEADER, Reason.NOT_A_LIST}
