@@ -16,6 +16,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -422,10 +423,10 @@ def _places(value: Json) -> Iterator[tuple[Json, Json]]:
 
 
 def _edit_manifest(random: Random, draft: Draft) -> None:
-    """Anything in the place of anything."""
+    """Anything in the place of anything: copies, lest a thing be inside itself or in two places."""
     places = list(_places(draft.manifest)) if isinstance(draft.manifest, list | dict) else []
     if not places or random.random() < 0.01:
-        draft.manifest = random.choice((*_STRINGS, *_VALUES))
+        draft.manifest = deepcopy(random.choice((*_STRINGS, *_VALUES)))
         return
     container, key = random.choice(places)
     other, other_key = random.choice(places)
@@ -433,12 +434,11 @@ def _edit_manifest(random: Random, draft: Draft) -> None:
     if form == 0:
         del container[key]
     elif form == 1:
-        # A copy, lest a thing be inside itself.
-        container[key] = json.loads(json.dumps(other[other_key]))
+        container[key] = deepcopy(other[other_key])
     elif form == 2 and isinstance(container, dict):
         container[random.choice((*_STRINGS, str(other_key)))] = container.pop(key)
     elif form == 3 and isinstance(container, list):
-        container.insert(random.randrange(len(container) + 1), container[key])
+        container.insert(random.randrange(len(container) + 1), deepcopy(container[key]))
     elif form == 4 and isinstance(container, list):
         random.shuffle(container)
     elif form == 5:
@@ -446,7 +446,7 @@ def _edit_manifest(random: Random, draft: Draft) -> None:
     elif form == 6:
         container[key] = random.choice(_STRINGS)
     else:
-        container[key] = random.choice(_VALUES)
+        container[key] = deepcopy(random.choice(_VALUES))
 
 
 def _nested(depth: int) -> Json:
@@ -463,7 +463,8 @@ def _drop_snapshots(random: Random, draft: Draft) -> None:
     for name in ("snapshots", "boots", "required_banks"):
         items = draft.manifest.get(name)
         if isinstance(items, list) and items and random.random() < 0.5:
-            draft.manifest[name] = random.choices(items, k=random.randrange(len(items) + 1))
+            chosen = random.choices(items, k=random.randrange(len(items) + 1))
+            draft.manifest[name] = [deepcopy(item) for item in chosen]
     snapshots = draft.manifest.get("snapshots")
     for item in snapshots if isinstance(snapshots, list) else ():
         if isinstance(item, dict) and random.random() < 0.2:
