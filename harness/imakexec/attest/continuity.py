@@ -179,7 +179,7 @@ def next_checkpoint(judgement: Judgement, *, reanchor: bool = False) -> Checkpoi
     if basis.key is None:
         raise UserError(
             "bare PCR values leave no checkpoint: nobody has signed them",
-            where="--checkpoint",
+            where="checkpoint",
             remedy="verify a quote, with its signature, key and nonce",
         )
     item = basis.item

@@ -156,7 +156,7 @@ def judge_log(
 
     Raises:
         InfraError: a process that shared the work failed.
-        UserError: the checkpoint is of another kind of list, or comes with bare values.
+        UserError: there is a checkpoint, and only bare values.
     """
     if checkpoint is not None and proof.key is None:
         raise UserError(

@@ -95,9 +95,6 @@ def judge(evidence: Evidence, *, checkpoint: Checkpoint | None = None) -> Judgem
     Args:
         evidence: of one run.
         checkpoint: what an earlier judgement has left: the evidence must go on from there.
-
-    Raises:
-        UserError: the checkpoint is of another kind of list.
     """
     try:
         if not evidence.complete:
@@ -132,11 +129,7 @@ class Case:
 
 
 def conclude(case: Case, checkpoint: Checkpoint | None) -> Judgement:
-    """The judgement on a case.
-
-    Raises:
-        UserError: the checkpoint is of another kind of list.
-    """
+    """The judgement on a case."""
     finding, continuity = _first_failure(case.cycles), None
     if checkpoint is not None:
         finding, continuity = go_on(finding, case.cycles, checkpoint)
