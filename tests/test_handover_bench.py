@@ -18,9 +18,9 @@ from rich.console import Console
 
 from imakexec import cli, handover_bench
 from imakexec.arch import X86_64
-from imakexec.bench import Host, Spread
+from imakexec.bench import Host, Spread, parse_records
 from imakexec.errors import GuestFailure, UserError
-from imakexec.handover_bench import HandoverFigures, Row, handover, kernels_of, parse_records
+from imakexec.handover_bench import HandoverFigures, Row, handover, kernels_of
 from imakexec.handover_meter import (
     CMDLINE,
     GROW,

@@ -31,7 +31,7 @@ from typing import Self
 from imakexec import process
 from imakexec.arch import X86_64
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError
+from imakexec.errors import InfraError, UserError
 from imakexec.job import JobOptions, Prepared, Workshop, machine_config, tool_version
 from imakexec.kernel.build import KernelRequest
 from imakexec.kernel.guest_image import GuestImage
@@ -476,6 +476,25 @@ def _processes() -> Iterator[ProcessState]:
             yield ProcessState.parse(stat.read_text(errors="replace"))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
+
+
+# What is asked for
+
+
+def parse_records(text: str) -> tuple[int, ...]:
+    """The lengths in a text such as "1000,10000".
+
+    Raises:
+        UserError: it is not made of positive numbers.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UserError(
+            f"not a list of lengths: {text!r}",
+            where="--records",
+            remedy="give positive numbers separated by commas, such as 1000,10000",
+        )
+    return tuple(int(word) for word in words)
 
 
 # The host

@@ -156,6 +156,16 @@ _Extra = Annotated[
     typer.Option(min=0, help="IMA_KEXEC_EXTRA_MEMORY_KB (default: 40 where the kernel has it)."),
 ]
 _Accel = Annotated[Accelerator | None, typer.Option(help="Force it; default: find out.")]
+_JudgementFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the judgement for machines.")
+]
+_SameFile = Annotated[Path | None, typer.Option("--json", help="Write the same for machines.")]
+_FiguresFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures for machines.")
+]
+_TablesFile = Annotated[
+    Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")
+]
 _Banks = Annotated[str, typer.Option(help="PCR banks of the TPM, separated by commas.")]
 
 
@@ -192,9 +202,7 @@ def run_command(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep kernels and initramfs with the evidence.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the judgement for machines.")
-    ] = None,
+    json_file: _JudgementFile = None,
     shell: Annotated[
         ShellIn | None, typer.Option(help="Stop for an interactive shell in the guest.")
     ] = None,
@@ -349,9 +357,7 @@ def verify(
     reanchor: Annotated[
         bool, typer.Option("--reanchor", help="After a loss, go on from the quoted value.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the judgement for machines.")
-    ] = None,
+    json_file: _JudgementFile = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print nothing: the exit code says it.")
     ] = False,
@@ -406,9 +412,7 @@ def show(
     *,
     prepend: _Prepend = None,
     against: _Against = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the same for machines.")
-    ] = None,
+    json_file: _SameFile = None,
 ) -> None:
     """Show the timeline of a binary list, or of the one in a hand-over buffer or memory dump.
 
@@ -443,9 +447,7 @@ def pcr(
         typer.Option(help="sha1, sha256 (default: both), sha384 or sha512; repeat it."),
     ] = None,
     prepend: _Prepend = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the same for machines.")
-    ] = None,
+    json_file: _SameFile = None,
 ) -> None:
     """Replay a binary list, or the one in a hand-over buffer or memory dump, in any bank.
 
@@ -502,9 +504,7 @@ def size(
         int, typer.Option(min=4096, max=65536, help="Of the machine, in bytes.")
     ] = 4096,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures: an SVG file.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures for machines.")
-    ] = None,
+    json_file: _FiguresFile = None,
     workload: Annotated[
         str | None,
         typer.Option(help="Instead of lists: boot the main job's guest, and run this in its sh."),
@@ -677,9 +677,7 @@ def doctor() -> None:
 def bench_roundtrip(
     runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 5,
     accel: _Accel = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures for machines.")
-    ] = None,
+    json_file: _FiguresFile = None,
 ) -> None:
     """Time the main job against the same two boots under a bare QEMU with a scripted init."""
     result_file = ResultFile(json_file)
@@ -708,18 +706,15 @@ def bench_handover(
     ] = "1000,10000,100000",
     runs: Annotated[int, typer.Option(min=1, help="Counted runs of each.")] = 3,
     accel: _Accel = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures for machines.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")
-    ] = None,
+    json_file: _FiguresFile = None,
+    markdown_file: _TablesFile = None,
 ) -> None:
     """Measure what the hand-over of the list costs in the guest: memory, and time."""
     result_file = ResultFile(json_file)
 
     def work() -> int:
-        from imakexec.handover_bench import DEFAULT_BASES, handover, parse_records
+        from imakexec.bench import parse_records
+        from imakexec.handover_bench import DEFAULT_BASES, handover
         from imakexec.report import live
         from imakexec.report.handover import print_handover, render_markdown
 
@@ -749,18 +744,14 @@ def bench_verify(
         typer.Option(help="How many banks to replay: 2 or 4 (default: both); repeat it."),
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures for machines.")
-    ] = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the tables as Markdown.")
-    ] = None,
+    json_file: _FiguresFile = None,
+    markdown_file: _TablesFile = None,
 ) -> None:
     """Time the replay of long lists against evmctl, and against the hash functions alone."""
     result_file = ResultFile(json_file)
 
     def work() -> int:
-        from imakexec.handover_bench import parse_records
+        from imakexec.bench import parse_records
         from imakexec.report import live
         from imakexec.report.verify_bench import print_verify_bench, render_markdown
         from imakexec.verify_bench import BANKS, verify_lists

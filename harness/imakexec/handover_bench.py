@@ -28,7 +28,6 @@ from pathlib import Path
 from imakexec.arch import X86_64
 from imakexec.bench import Host, Spread, cpu_model
 from imakexec.deadline import Deadline
-from imakexec.errors import UserError
 from imakexec.handover_meter import SYMBOLS
 from imakexec.handover_run import MEMORY_MIB, Sample, Subject
 from imakexec.job import Prepared, Workshop, tool_version
@@ -169,22 +168,6 @@ def _turn(
             unit = "million" if counting else "ms"
             step.done(f"load {load:.0f} {unit}, execute {execute:.1f} {unit}")
         yield sample
-
-
-def parse_records(text: str) -> tuple[int, ...]:
-    """The lengths in a text such as "1000,10000".
-
-    Raises:
-        UserError: it is not made of positive numbers.
-    """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise UserError(
-            f"not a list of lengths: {text!r}",
-            where="--records",
-            remedy="give positive numbers separated by commas, such as 1000,10000",
-        )
-    return tuple(int(word) for word in words)
 
 
 # What is compared
