@@ -12,6 +12,7 @@ from evidence_maker import Machine, Rec, buf, ng, pack, patched_run
 from rich.console import Console
 
 from imakexec.attest import Judgement, judge, judge_list
+from imakexec.errors import counted
 from imakexec.evidence import BootKind
 from imakexec.report.terminal import print_complaints, print_judgement
 
@@ -111,6 +112,26 @@ def test_what_a_guest_has_measured_does_not_steer_the_terminal(tmp_path: Path) -
     lines = _detached(machine.records, {"sha256": bytes(32)}, tmp_path)
     assert not any("\x1b" in line for line in lines)
     assert any("[bold]" in line for line in lines)
+
+
+def test_what_a_judgement_quotes_does_not_steer_the_terminal() -> None:
+    """Its sentence and its place can name a file or a field that somebody else has chosen."""
+    judgement = replace(_lossy_run(), sentence="a\x1b[2Jb", where="c\x1b[31md")
+    lines = _printed(judgement)
+    assert {"          a?[2Jb", "where     c?[31md"} <= set(lines)
+
+
+def test_one_thing_and_several_are_counted_apart() -> None:
+    assert [counted(number, "boot") for number in range(3)] == ["0 boots", "1 boot", "2 boots"]
+
+
+def test_records_that_only_markers_know_of_are_shown_as_their_claim() -> None:
+    machine = patched_run(5)
+    del machine.records[9:12]
+    machine.snapshots = []
+    machine.snapshot("now")
+    lines = _printed(judge(machine.evidence()))
+    assert "          its markers claim 3 that do not stand before them" in lines
 
 
 def test_bare_values_are_called_that(tmp_path: Path) -> None:

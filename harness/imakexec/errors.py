@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 record", "2 records"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class UserError(ImaKexecError):
     """Bad input or an impossible request: nothing was run."""
 

@@ -24,6 +24,7 @@ from imakexec.attest.timeline import (
     build_timeline,
     carried_records,
 )
+from imakexec.errors import counted
 
 # Critical data and keys have this one whatever the others have.
 _BUFFER = "ima-buf"
@@ -308,7 +309,7 @@ class _Case:
             return self._finding(
                 Reason.REANCHORED,
                 last,
-                f"{_counted(new, 'record')} after the re-anchoring at record {last.anchor.records}"
+                f"{counted(new, 'record')} after the re-anchoring at record {last.anchor.records}"
                 f" replay to the quoted PCR 10 in every bank ({banks}); of those before it, all"
                 f" from record {last.anchor.proven} on stay unproven, and what was lost there"
                 " unknown.",
@@ -320,7 +321,7 @@ class _Case:
             Reason.MATCH,
             last,
             f"All {len(last.log)} records replay to the quoted PCR 10 in every bank"
-            f" ({banks}), across {_counted(kexecs, 'kexec')}.",
+            f" ({banks}), across {counted(kexecs, 'kexec')}.",
             None,
         )
 
@@ -334,9 +335,9 @@ class _Case:
                 return f"The list holds {boots} boot_aggregate records for {expected} boots.", None
         most = self._cycle.most_boots
         if most is not None and boots > most:
-            counted = _counted(boots, "boot_aggregate record")
+            held = counted(boots, "boot_aggregate record")
             return (
-                f"The list holds {counted}, and since the reset {_counted(most, 'boot')} can be.",
+                f"The list holds {held}, and since the reset {counted(most, 'boot')} can be.",
                 None,
             )
         if not boots:
@@ -434,7 +435,7 @@ def _bank_matches(item: ListObservation) -> str:
         bank: item.replay.records_at(bank, value) for bank, value in quote.pcr(IMA_PCR).items()
     }
     return ", ".join(
-        f"{'no record' if count is None else _counted(count, 'record')} in {bank}"
+        f"{'no record' if count is None else counted(count, 'record')} in {bank}"
         for bank, count in counts.items()
     )
 
@@ -490,11 +491,7 @@ def _explanation(handover: Handover) -> str:
 def _lost_text(handover: Handover) -> str:
     text = "how many records are lost cannot be known"
     if handover.lost is not None:
-        text = f"at least {_counted(handover.lost, 'record')} known to be lost"
+        text = f"at least {counted(handover.lost, 'record')} known to be lost"
     if handover.uncounted:
         text += f", and its markers claim {handover.uncounted} that do not stand before them"
     return text
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -20,7 +20,7 @@ from imakexec.attest.checkpoint import ContinuityState
 from imakexec.attest.crosscheck import ListForm
 from imakexec.attest.markers import Marker
 from imakexec.attest.timeline import BootSpan, Handover, MarkerState, Row, RowKind, Timeline
-from imakexec.errors import printable
+from imakexec.errors import counted, printable
 
 # To show a list takes less than to show a judgement, and that less than to make a benchmark.
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def render_judgement(judgement: Judgement) -> Iterator[Text]:
     yield Text.assemble("verdict   ", (f"{judgement.verdict} ({judgement.reason})", style))
     yield Text(folded("", judgement.sentence))
     if judgement.where:
-        yield Text(folded("where", printable(judgement.where)))
+        yield Text(folded("where", judgement.where))
     yield Text(folded("action", judgement.action))
 
 
@@ -151,7 +151,9 @@ def _spread(spread: Spread, unit: str = "") -> str:
 
 def folded(title: str, text: str) -> str:
     """A titled text, folded below itself at 80 columns."""
-    return textwrap.fill(text, _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10)
+    return textwrap.fill(
+        printable(text), _WIDTH, initial_indent=f"{title:10}", subsequent_indent=" " * 10
+    )
 
 
 def _row(row: Row) -> Iterator[Text]:
@@ -161,8 +163,8 @@ def _row(row: Row) -> Iterator[Text]:
             state = f" ({row.boot_aggregate.state})" if row.boot_aggregate else ""
             yield Text.assemble(place, ("boot_aggregate", "bold cyan"), state)
         case RowKind.RECORDS:
-            violations = f", {_counted(row.violations, 'violation')}" if row.violations else ""
-            count = _counted(row.count, "record")
+            violations = f", {counted(row.violations, 'violation')}" if row.violations else ""
+            count = counted(row.count, "record")
             yield Text(f"{place}  {count}, {row.size} bytes{violations}")
         case RowKind.KEXEC_LOAD | RowKind.KEXEC_EXECUTE:
             yield Text.assemble(place, (row.kind, "bold magenta"), _marker_state(row.marker))
@@ -186,9 +188,9 @@ def _marker_values(marker: Marker) -> Iterator[Text]:
 
 
 def _boot(boot: BootSpan) -> Iterator[Text]:
-    words = [_counted(boot.count, "record")]
+    words = [counted(boot.count, "record")]
     if boot.violations:
-        words.append(_counted(boot.violations, "violation"))
+        words.append(counted(boot.violations, "violation"))
     if boot.kernel_version is not None:
         words.append(f"Linux {printable(boot.kernel_version)[:_VERSION_SHOWN]}")
     yield Text.assemble(f"{boot.index:6}  ", (f"{boot.kind:6}", "cyan"), f"  {', '.join(words)}")
@@ -216,9 +218,7 @@ def _handover(handover: Handover) -> Iterator[Text]:
     if handover.lost:
         yield Text(f"{indent}{handover.lost} records that were seen before it are missing after it")
     if handover.uncounted:
-        yield Text(
-            f"{indent}{handover.uncounted} records that its markers count are missing before them"
-        )
+        yield Text(f"{indent}its markers claim {handover.uncounted} that do not stand before them")
 
 
 def _divergence(judgement: Judgement, place: int) -> Iterator[Text]:
@@ -260,10 +260,6 @@ def _history(continuity: Continuity) -> str:
 def _clipped(line: str) -> str:
     text = printable(line)
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _bank(bank: BankResult, records: int | None) -> Iterator[Text]:

@@ -10,6 +10,7 @@ from itertools import groupby
 from rich.console import Console
 
 from imakexec.bench import Runs
+from imakexec.errors import counted
 from imakexec.report.terminal import folded
 from imakexec.verify_bench import Row, VerifyFigures
 
@@ -86,7 +87,7 @@ def _blocks(figures: VerifyFigures) -> Iterator[tuple[str, list[tuple[str, list[
         rows = list(group)
         lines = [("evmctl", [*_times(rows[0].evmctl), *("" for _ in _FIGURES)])]
         for row in rows:
-            name = f"{len(row.banks)} banks, {row.cpus} CPU{'' if row.cpus == 1 else 's'}"
+            name = f"{len(row.banks)} banks, {counted(row.cpus, 'CPU')}"
             lines.append((name, [*_times(row.ours), *(cell(row) for _, cell in _FIGURES)]))
         yield f"{records} records ({size / 2**20:.1f} MiB)", lines
 
