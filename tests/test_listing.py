@@ -244,6 +244,23 @@ def test_what_is_refused(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_result_replaces_no_list_by_another_of_its_names(run: Run, tmp_path: Path) -> None:
+    path = written(tmp_path, pack(ENTRIES))
+    content = path.read_bytes()
+    other = tmp_path / "other"
+    other.hardlink_to(path)
+    ended = run("show", path, "--json", other)
+    assert ended.code == 2
+    assert "would replace a file" in ended.err
+    assert path.read_bytes() == content
+
+
+def test_a_result_that_no_file_system_can_name_is_refused(run: Run, tmp_path: Path) -> None:
+    ended = run("show", written(tmp_path, pack(ENTRIES)), "--json", tmp_path / ("x" * 300))
+    assert ended.code == 2
+    assert "the result cannot be written: File name too long" in ended.err
+
+
 def test_an_error_is_written_where_the_result_is_missed(run: Run, tmp_path: Path) -> None:
     result = tmp_path / "json"
     assert run("show", written(tmp_path, bytes(9)), "--json", result).code == 14

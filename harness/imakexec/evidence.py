@@ -600,6 +600,11 @@ def _is_safe_name(name: str) -> bool:
     return len(name) <= _FILE_NAME_LIMIT and all(map(NAME_PART.fullmatch, name.split("/")))
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file, there or not yet, is inside a folder once all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def _place(text: str) -> str:
     """The name of a file or a field, which anybody may have chosen, fit for a message."""
     return shortened(text if text.isprintable() else _escaped(text), _PLACE_WIDTH)

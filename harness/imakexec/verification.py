@@ -24,6 +24,7 @@ from imakexec.attest.log import DIGEST_SIZES
 from imakexec.attest.pcr_values import PcrBanks
 from imakexec.attest.replay import HASHES
 from imakexec.errors import UserError
+from imakexec.evidence import lies_in
 
 _DEFAULT_BANKS = ("sha1", "sha256")
 _MOST_QUOTES = 2
@@ -90,14 +91,6 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
-
-
-def _real(path: Path) -> Path:
-    """Where it is when all links are followed."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # links in a circle: to open it says so
-        return path.absolute()
 
 
 def _exists(path: Path) -> bool:
@@ -171,7 +164,7 @@ def _check_places(request: VerifyRequest) -> None:
                 remedy="name it with --checkpoint FILE",
             )
         return
-    if request.is_folder and _real(request.checkpoint).is_relative_to(_real(request.evidence)):
+    if request.is_folder and lies_in(request.checkpoint, request.evidence):
         raise UserError(
             "the checkpoint would lie in the evidence folder",
             where=f"--checkpoint {request.checkpoint}",

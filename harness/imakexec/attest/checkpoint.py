@@ -145,7 +145,7 @@ class Checkpoint:
             InfraError: its disk is full.
         """
         try:
-            place = path.resolve()
+            place = Path(os.path.realpath(path))
             # Of a name that nobody can have put a link at.
             descriptor, name = tempfile.mkstemp(dir=place.parent, prefix=".checkpoint-")
             draft = Path(name)
@@ -161,17 +161,15 @@ class Checkpoint:
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            number = getattr(error, "errno", None)
-            if number in (errno.ENOSPC, errno.EDQUOT):
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise InfraError(
-                    f"the checkpoint cannot be written: {reason}",
+                    f"the checkpoint cannot be written: {error.strerror}",
                     where=str(path),
                     remedy="make room on that file system; what was there is still there",
                 ) from error
             raise UserError(
-                f"the checkpoint cannot be written: {reason}",
+                f"the checkpoint cannot be written: {error.strerror}",
                 where=str(path),
                 remedy="name a file in a folder that exists and can be written",
             ) from error

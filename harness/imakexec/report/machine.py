@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imakexec.errors import ImaKexecError, InfraError, UserError
+from imakexec.evidence import lies_in
 
 if TYPE_CHECKING:
     from imakexec.attest import Judgement
@@ -113,19 +115,12 @@ def error_document(error: ImaKexecError) -> dict[str, object]:
 
 
 def _require_outside(path: Path, evidence: Path) -> None:
-    if _real(path).is_relative_to(_real(evidence)):
+    if lies_in(path, evidence):
         raise UserError(
             "the result would lie in the evidence folder",
             where=f"--json {path}",
             remedy="name a file outside of it: evidence is never changed",
         )
-
-
-def _real(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # links in a circle: opening it says so
-        return path.absolute()
 
 
 def _require_other(path: Path, inputs: Sequence[Path], option: str) -> None:
@@ -140,19 +135,17 @@ def _require_other(path: Path, inputs: Sequence[Path], option: str) -> None:
 def _is_same(path: Path, other: Path) -> bool:
     """Whether both are one file, or will be."""
     try:
-        if path.exists() and other.exists():
-            return path.samefile(other)
-        return path.resolve() == other.resolve()
-    except (OSError, RuntimeError):  # too long, or links that lead nowhere
-        return False
+        return path.samefile(other)
+    except OSError:  # one of them is not there yet, or leads nowhere
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _empty(path: Path, option: str) -> None:
     """Empty an old file; leaves no new one behind."""
-    if path.is_fifo() or path.is_char_device():
-        return  # opening one of these is an act of its own
-    is_new = not path.exists()
     try:
+        if path.is_fifo() or path.is_char_device():
+            return  # opening one of these is an act of its own
+        is_new = not path.exists()
         path.open("wb").close()
     except OSError as error:
         raise _unwritable(path, error, option) from error
