@@ -876,18 +876,12 @@ def test_full_list_after_a_re_anchoring_and_a_sleep_is_not_another_list() -> Non
     assert anchored.anchor is not None
     # After what is left of the old list, the new kernel's own records.
     boot = next(n for n in range(1, lost) if machine.records[n] == machine.boot_aggregate())
-    marker_of_execute = whole_of(machine, whole, size)
+    marker_of_execute = marker("kexec_execute", whole, size)  # was measured, and lost
     machine.records = [*whole, marker_of_execute, *machine.records[boot:]]
     machine.records[8] = violation("/evil")
     machine.restart += 1
     assert now(machine).verdict is Verdict.IN_SYNC
     assert now(machine, anchored).reason is Reason.HISTORY_REWRITTEN
-
-
-def whole_of(machine: Machine, before: list[Rec], size: int) -> Rec:
-    """The kexec_execute that was measured after these, and lost."""
-    assert machine.records
-    return marker("kexec_execute", before, size)
 
 
 def test_quote_alone_after_a_sleep_hides_no_change(machine: Machine) -> None:
