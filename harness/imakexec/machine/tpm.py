@@ -24,13 +24,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tpm2_pytss import ESAPI, PyTCTI, TSS2_Exception
-from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TSS2_RC
+from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CAP, TPM2_HT, TSS2_RC
 from tpm2_pytss.types import (
     TPM2B_DATA,
     TPM2B_PUBLIC,
     TPM2B_SENSITIVE_CREATE,
+    TPML_DIGEST_VALUES,
     TPML_PCR_SELECTION,
     TPMS_ATTEST,
+    TPMT_HA,
+    TPMU_HA,
 )
 
 from imakexec.deadline import Deadline
@@ -50,6 +53,10 @@ _AK_ATTRIBUTES = "restricted|sign|fixedtpm|fixedparent|sensitivedataorigin|userw
 # How the kernel and tpm2-tools call the banks.
 _BANKS = {TPM2_ALG.parse(name): name for name in ("sha1", "sha256", "sha384", "sha512")}
 
+_ALGORITHMS = {name: algorithm for algorithm, name in _BANKS.items()}
+_SIZES = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+
+_HANDLES_PER_READ = 64
 _DIGESTS_PER_READ = 8  # TPM2_PCR_Read returns no more (TPML_DIGEST, part 2)
 _RESPONSE_HEADER = 10  # tag u16, size u32, response code u32
 _RESPONSE_MAX = 4096
@@ -206,6 +213,35 @@ class Tpm:
             if any(bytes(bank.pcrSelect)[: bank.sizeofSelect])
         )
 
+    def update_counter(self, deadline: Deadline) -> int:
+        """pcrUpdateCounter, which every change of a PCR moves (part 3, TPM2_PCR_Read)."""
+        with self._esapi("read the PCR update counter", deadline) as esapi:
+            return _update_counter(esapi)
+
+    def counter_step(self, deadline: Deadline, *, banks: Sequence[str]) -> int:
+        """By how much pcrUpdateCounter moves when one PCR is extended in all banks at once.
+
+        That is how a kernel extends a record. It is tried with PCR 11, which no firmware and no
+        kernel here uses, and which no quote covers.
+        """
+        digests = TPML_DIGEST_VALUES(
+            [
+                TPMT_HA(hashAlg=_ALGORITHMS[bank], digest=TPMU_HA(**{bank: bytes(_SIZES[bank])}))
+                for bank in banks
+            ]
+        )
+        with self._esapi("extend a PCR", deadline) as esapi:
+            before = _update_counter(esapi)
+            esapi.pcr_extend(ESYS_TR.PCR11, digests)
+            return _update_counter(esapi) - before
+
+    def loaded_sessions(self, deadline: Deadline) -> tuple[int, ...]:
+        """Handles of the sessions that take a slot of the TPM (part 2, TPM_HT_LOADED_SESSION)."""
+        first = TPM2_HT.LOADED_SESSION << 24
+        with self._esapi("list the loaded sessions", deadline) as esapi:
+            _, capability = esapi.get_capability(TPM2_CAP.HANDLES, first, _HANDLES_PER_READ)
+        return tuple(int(handle) for handle in capability.data.handles)
+
     @contextmanager
     def _esapi(self, doing: str, deadline: Deadline) -> Iterator[ESAPI]:
         self._guest.tpm_close(deadline)  # flushes what a failed operation may have left
@@ -241,6 +277,11 @@ def _loaded_ak(esapi: ESAPI) -> Iterator[_LoadedKey]:
     )
     yield _LoadedKey(handle, AttestationKey(public.marshal(), public.to_pem().decode()))
     esapi.flush_context(handle)
+
+
+def _update_counter(esapi: ESAPI) -> int:
+    counter, _, _ = esapi.pcr_read(_selection(["sha256"], [0]))
+    return int(counter)
 
 
 def _read_pcrs(
