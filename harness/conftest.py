@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -31,13 +32,18 @@ from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
-from imakexec.kernel.series import PatchSeries
+from imakexec.kernel.config import has_extra_memory
+from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
 from imakexec.oracle_check import disagreements
 from imakexec.project import find_project
 from imakexec.report.live import TerminalProgress
 from imakexec.scenario import Session
+from imakexec.suite.catalogue import CATALOGUE
+from imakexec.suite.plugin import TRIAL
+from imakexec.suite.properties import KernelProperties
+from imakexec.suite.trial import Trial
 
 ENOUGH_KB = 40
 """Extra memory that holds the late records of every test that wants them all carried."""
@@ -74,7 +80,14 @@ COMMAND = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose what is booted and how."""
     group = parser.getgroup("imakexec")
-    group.addoption("--kernel-tree", type=Path, help="a 6.1 kernel tree of your own")
+    group.addoption("--base", default="linux-6.1", help="Debian's source of the kernels")
+    group.addoption("--kernel-tree", type=Path, help="a kernel tree of your own, tested as it is")
+    group.addoption(
+        "--fixed", action="append", default=[], metavar="ID", help="a known defect that is mended"
+    )
+    group.addoption(
+        "--debug-kernel", action="store_true", help="every kernel reports its own mistakes"
+    )
     group.addoption("--mutation", type=Path, help="a patch that breaks the series on purpose")
     group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
     group.addoption("--arch", choices=list(ARCHES), default=X86_64.name, help="of the guests")
@@ -88,6 +101,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         [feature] = marker.args
         if feature in arch.lacks:
             pytest.skip(f"{arch.name} lacks {feature}: {arch.lacks[feature]}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Try each scenario on the kernels that there are; see `Subject`."""
+    if "subject" not in metafunc.fixturenames:
+        return
+    item = metafunc.definition
+    wanted = [name for marker in item.iter_markers("kernels") for name in marker.args]
+    names = [name for name in subject_names(metafunc.config) if name in (wanted or SUBJECTS)]
+    parameters: list[object] = list(names)
+    if item.get_closest_marker("under_debug") and not metafunc.config.getoption("--debug-kernel"):
+        parameters.append(pytest.param("debug", marks=pytest.mark.nightly))
+    metafunc.parametrize("subject", parameters, indirect=True)
+
+
+def subject_names(config: pytest.Config) -> list[str]:
+    """The kernels of this run: the base, with the series if it has one, and the user's own."""
+    folder = find_project() / "patches" / f"{config.getoption('--base')}.y"
+    names = ["patched", "plain"] if folder.is_dir() else ["plain"]
+    return [*names, "given"] if config.getoption("--kernel-tree") else names
 
 
 def chosen_arch(config: pytest.Config) -> Arch:
@@ -217,7 +250,8 @@ class Kernels:
     """
 
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
-        self._tree: Path | None = config.getoption("--kernel-tree")
+        self._base: str = config.getoption("--base")
+        self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         mutation: Path | None = config.getoption("--mutation")
         self._mutation = () if mutation is None else (mutation,)
         self._arch = chosen_arch(config)
@@ -231,20 +265,31 @@ class Kernels:
         extra_memory_kb: int | None,
         symbols: tuple[str, ...] = (),
         further: tuple[Path, ...] = (),
+        tree: Path | None = None,
     ) -> KernelRequest:
-        """Have the kernel with the first `patches` patches (None: all) built."""
+        """Have the kernel with the first `patches` patches (None: all) built.
+
+        Args:
+            tree: the user's, to which nothing is applied unasked; None for the base.
+        """
         require_programs(self._arch)
         wanted = KernelRequest(
             arch=self._arch,
-            kernel_tree=self._tree,
-            # To a tree of the user's nothing is applied unasked.
-            patches=_series_length() if self._tree and patches is None else patches,
+            base=self._base,
+            kernel_tree=tree,
+            patches=patches,
             extra_memory_kb=extra_memory_kb,
-            symbols=symbols,
+            symbols=(*self._debug, *symbols),
             further=(*self._mutation, *further) if patches is None else further,
         )
         self.build(wanted)
         return wanted
+
+    def source(self, tree: Path | None = None) -> SourceTree:
+        """The unpatched source of the base, or of the user's tree."""
+        wanted = KernelRequest(arch=self._arch, base=self._base, kernel_tree=tree)
+        with self._capture.global_and_fixture_disabled():
+            return self._workshop.source(wanted)
 
     def build(self, wanted: KernelRequest) -> KernelImage:
         """Build a kernel, or find it built."""
@@ -295,8 +340,67 @@ def probed(kernels: Kernels) -> KernelRequest:
     )
 
 
-def _series_length() -> int:
-    return len(PatchSeries.read(find_project() / "patches/linux-6.1.y").patches)
+SUBJECTS = ("patched", "plain", "given", "debug")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of the kernels that every scenario is tried on, in any variant of its configuration.
+
+    Attributes:
+        name: patched, plain (the base), given (the user's), or debug (patched, and reporting its
+            own mistakes).
+        kernels: builds it.
+        tree: the user's.
+        has_extra_memory: whether it has the option for room after the load.
+    """
+
+    name: str
+    kernels: Kernels
+    tree: Path | None
+    has_extra_memory: bool
+
+    def request(
+        self, *, extra_memory_kb: int = ENOUGH_KB, symbols: Sequence[str] = ()
+    ) -> KernelRequest:
+        """Have it built; the extra memory is left out where a kernel has no such option."""
+        debug = _lines("Kconfig.debug.fragment") if self.name == "debug" else ()
+        return self.kernels.request(
+            patches=0 if self.name == "plain" else None,
+            extra_memory_kb=extra_memory_kb if self.has_extra_memory else None,
+            symbols=(*debug, *symbols),
+            tree=self.tree if self.name == "given" else None,
+        )
+
+
+@pytest.fixture
+def subject(
+    request: pytest.FixtureRequest, kernels: Kernels, pytestconfig: pytest.Config
+) -> Subject:
+    """The kernel that a scenario is tried on."""
+    tree: Path | None = pytestconfig.getoption("--kernel-tree")
+    name: str = request.param
+    own = kernels.source(tree if name == "given" else None)
+    has_series = name in ("patched", "debug")
+    return Subject(name, kernels, tree, has_series or has_extra_memory(own.path))
+
+
+@pytest.fixture
+def trial(
+    request: pytest.FixtureRequest, lab: Lab, subject: Subject, pytestconfig: pytest.Config
+) -> Trial:
+    """What a scenario's test does everything with; its kernel has room for late records."""
+    marker = request.node.get_closest_marker("scenario")
+    kernel = subject.request()
+    made = Trial(
+        scenario=CATALOGUE[marker.args[0]],
+        kernel=KernelProperties.of(lab.workshop.kernel(kernel)),
+        open_session=partial(lab.session, kernel),
+        folder=lab.folder,
+        fixed=frozenset(pytestconfig.getoption("--fixed")),
+    )
+    request.node.stash[TRIAL] = made
+    return made
 
 
 def _lines(fragment: str) -> tuple[str, ...]:

@@ -29,9 +29,10 @@ from imakexec.arch import X86_64, Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
 from imakexec.evidence import EvidenceWriter
-from imakexec.kernel.build import KernelImage, KernelRequest, build_kernel
+from imakexec.kernel.build import KernelImage, KernelRequest, build_kernel, find_source
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.guest_image import GuestImage, build_guest_image
+from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
 from imakexec.machine.console import ConsoleLine
 from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
@@ -158,6 +159,14 @@ class Workshop:
             progress=self.progress,
             deadline=Deadline.after(_BUILD_SECONDS),
         )
+
+    def source(self, request: KernelRequest) -> SourceTree:
+        """The unpatched source that a request means, or find it unpacked.
+
+        Raises:
+            UserError, InfraError: see `find_source`.
+        """
+        return find_source(request, self.cache, self.progress, Deadline.after(_BUILD_SECONDS))
 
     def image(self, next_kernel: Path, arch: Arch) -> GuestImage:
         """Pack the guest whose kexec goes into `next_kernel`, or find it packed."""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The known defects of kernels: which demand of which scenario fails for which reason.
+
+Each is a strict expectation: a demand that fails without standing here fails the suite, and so does
+one that stands here and holds. What a plain base loses by its design (A1) is listed like the rest:
+a control that does not fail as predicted is a fault of the harness.
+
+The ids are those of docs/findings.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from imakexec.suite.oracles import Oracle
+from imakexec.suite.properties import KernelProperties
+
+LOST = frozenset({Oracle.REPLAY, Oracle.PREFIX, Oracle.COUNTER})
+"""What the loss of records at a kexec breaks."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect in one scenario.
+
+    Attributes:
+        id: of the defect.
+        scenario: the number in the catalogue.
+        breaks: the demands that fail, oracles or names of claims.
+        reason: in a line.
+        present: whether a kernel has it.
+        case: which tests of the scenario show it: those with this word among the parameters of
+            `Trial.case`; empty for all.
+    """
+
+    id: str
+    scenario: int
+    breaks: frozenset[str]
+    reason: str
+    present: Callable[[KernelProperties], bool]
+    case: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.reason}"
+
+
+def _copies_at_load(kernel: KernelProperties) -> bool:
+    return not kernel.carries_events_after_load
+
+
+def _copied_at_load(number: int, *more: str, case: str = "") -> Defect:
+    """What a kernel that copies at load does to records after it."""
+    return Defect(
+        id="A1",
+        scenario=number,
+        breaks=LOST | set(more),
+        reason="the list is copied at load: what is measured between load and execute is lost",
+        present=_copies_at_load,
+        case=case,
+    )
+
+
+DEFECTS: tuple[Defect, ...] = (_copied_at_load(1, "records carried"),)
+
+
+def known_defects(
+    scenario: int, case: frozenset[str], kernel: KernelProperties, fixed: frozenset[str]
+) -> Iterator[Defect]:
+    """The defects that a test must show.
+
+    Args:
+        case: the words that describe the test within its scenario.
+        fixed: ids of defects that this kernel has not, whatever its version says.
+    """
+    for defect in DEFECTS:
+        here = defect.scenario == scenario and (not defect.case or defect.case in case)
+        if here and defect.id not in fixed and defect.present(kernel):
+            yield defect

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold in every situation, whatever was done; pure.
+
+A scenario's own demands are claims beside these. Both end as findings: what a run has shown to be
+wrong, under the name of the demand that it breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from imakexec.attest import Judgement, MeasurementLog, Verdict
+from imakexec.attest.boot_aggregate import BootAggregateState, find_boot_aggregates
+from imakexec.attest.crosscheck import check_ascii, check_binary
+from imakexec.machine.console import classify
+from imakexec.scenario import complaints
+from imakexec.suite.readings import Reading
+
+# A boot may take this much longer than the first one did, and each record that it restores.
+_SLOWER = 5.0
+_SLOWER_SECONDS = 10.0
+_RECORD_SECONDS = 0.002
+
+
+class Oracle(StrEnum):
+    """The demands that are made of every run."""
+
+    REPLAY = "O1 replay"
+    """The whole list replays to the quoted PCR after its last record, in every bank."""
+    PREFIX = "O2 prefix"
+    """The next kernel's list begins with the last one of the kernel before, byte for byte."""
+    BOOTS = "O3 boot_aggregate"
+    """One more boot_aggregate per hop, with the value that PCR 0-9 give."""
+    COUNT = "O4 count"
+    """runtime_measurements_count, the ASCII list and those per bank agree with the binary one."""
+    VIOLATIONS = "O5 violations"
+    """As many records with a zero digest as the kernel counts violations."""
+    MESSAGES = "O6 messages"
+    """No kernel has said what no healthy one says."""
+    COUNTER = "O7 update counter"
+    """The TPM was extended once for each record and bank."""
+    TIME = "O8 time"
+    """The next kernel reaches user space about as fast as the first one."""
+    ALIVE = "alive"
+    """Every kernel does what it is asked, and none dies of it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A demand that a run does not meet.
+
+    Attributes:
+        demand: an `Oracle`, or the name of a scenario's claim.
+        what: what was seen instead.
+    """
+
+    demand: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.demand}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Hop:
+    """How long the kernel after a kexec took.
+
+    Attributes:
+        epoch: its boot epoch.
+        seconds: from its own start to the agent, on its own clock.
+        records: in the list that it restored, at most.
+    """
+
+    epoch: int
+    seconds: float
+    records: int
+
+
+def replay_findings(judgement: Judgement) -> Iterator[Finding]:
+    """O1."""
+    if judgement.verdict is not Verdict.IN_SYNC:
+        yield Finding(
+            Oracle.REPLAY, f"{judgement.verdict} ({judgement.reason}): {judgement.sentence}"
+        )
+
+
+def prefix_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """O2."""
+    for earlier, later in pairwise(readings):
+        if later.log.startswith(earlier.log):
+            continue
+        kept = MeasurementLog.parse(earlier.log).common_records(MeasurementLog.parse(later.log))
+        yield Finding(
+            Oracle.PREFIX,
+            f"the list of {later.snapshot} keeps {kept} of the {earlier.count} records of "
+            f"{earlier.snapshot}",
+        )
+
+
+def boot_findings(judgement: Judgement, readings: Sequence[Reading]) -> Iterator[Finding]:
+    """O3."""
+    for reading in readings:
+        found = len(find_boot_aggregates(MeasurementLog.parse(reading.log)))
+        if found != reading.epoch + 1:
+            yield Finding(
+                Oracle.BOOTS,
+                f"{found} boot_aggregate records in {reading.snapshot}, boot {reading.epoch}",
+            )
+    for aggregate in judgement.timeline.boot_aggregates if judgement.timeline else ():
+        if aggregate.state is not BootAggregateState.MATCHES:
+            yield Finding(Oracle.BOOTS, f"boot_aggregate {aggregate.index} {aggregate.state}")
+
+
+def count_findings(readings: Sequence[Reading], padded: frozenset[str]) -> Iterator[Finding]:
+    """O4.
+
+    Args:
+        padded: banks into which the kernel extends SHA-1 digests, because it lacks their hash.
+    """
+    for reading in readings:
+        log = MeasurementLog.parse(reading.log)
+        if reading.count != len(log):
+            yield Finding(
+                Oracle.COUNT,
+                f"the kernel counts {reading.count} records in {reading.snapshot}, its list has "
+                f"{len(log)}",
+            )
+        for name, content in reading.lists.items():
+            yield from _list_findings(reading.snapshot, log, name, content, padded)
+
+
+def _list_findings(
+    snapshot: str, log: MeasurementLog, name: str, content: bytes, padded: frozenset[str]
+) -> Iterator[Finding]:
+    if name.startswith("ascii"):
+        check = check_ascii(log, content, padded=padded)
+    else:
+        check = check_binary(log, MeasurementLog.parse(content), padded=padded)
+    if not check.agrees:
+        wrong = f"record {check.compared} differs in {check.field}: {check.difference}"
+    elif check.missing or check.further:
+        wrong = f"{check.missing} records missing, {check.further} more"
+    else:
+        return
+    yield Finding(Oracle.COUNT, f"{name} in {snapshot}: {wrong}")
+
+
+def violation_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
+    """O5."""
+    for reading in readings:
+        zero = sum(record.is_violation for record in MeasurementLog.parse(reading.log))
+        if zero != reading.violations:
+            yield Finding(
+                Oracle.VIOLATIONS,
+                f"the kernel counts {reading.violations} violations in {reading.snapshot}, its "
+                f"list has {zero}",
+            )
+
+
+def message_findings(console: str, allowed: Sequence[str]) -> Iterator[Finding]:
+    """O6.
+
+    Args:
+        console: of all boots.
+        allowed: what a line may hold though it is forbidden elsewhere.
+    """
+    lines = [line for line in console.splitlines() if not any(text in line for text in allowed)]
+    wrong = set(complaints(lines)) | {line for line in lines if classify(line[12:]) is not None}
+    for line in sorted(wrong):
+        yield Finding(Oracle.MESSAGES, line.strip())
+
+
+def counter_findings(readings: Sequence[Reading], per_record: int) -> Iterator[Finding]:
+    """O7.
+
+    Args:
+        per_record: by how much an extend of all banks moves the counter.
+    """
+    if not readings:
+        return
+    first, last = readings[0], readings[-1]
+    counted = last.update_counter - first.update_counter
+    records = len(MeasurementLog.parse(last.log)) - len(MeasurementLog.parse(first.log))
+    if counted != per_record * records:
+        yield Finding(
+            Oracle.COUNTER,
+            f"from {first.snapshot} to {last.snapshot} the list has grown by {records} records, "
+            f"the TPM counts {counted / per_record:g}",
+        )
+
+
+def time_findings(first: float, hops: Sequence[Hop]) -> Iterator[Finding]:
+    """O8.
+
+    Args:
+        first: seconds that the first kernel took, on its own clock.
+    """
+    for hop in hops:
+        allowed = _SLOWER * first + _SLOWER_SECONDS + _RECORD_SECONDS * hop.records
+        if hop.seconds > allowed:
+            yield Finding(
+                Oracle.TIME,
+                f"boot {hop.epoch} took {hop.seconds:.1f} s to user space, {allowed:.1f} s are "
+                "allowed",
+            )

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The scenario suite in pytest: markers, known defects as expected failures, and the summary.
+
+    @pytest.mark.scenario(6)          # its number in the catalogue
+    def test_...(trial): ...          # `trial` is the fixture of harness/conftest.py
+
+What a trial comes to is decided when its test function has returned, or when its guest has failed:
+a test cannot leave out the oracles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imakexec.errors import GuestFailure
+from imakexec.options import Accelerator
+from imakexec.report.suite import ScenarioResult, summary_lines
+
+if TYPE_CHECKING:
+    from imakexec.suite.trial import Trial
+
+TRIAL = pytest.StashKey["Trial"]()
+"""Where the fixture leaves the trial of a test."""
+
+_RESULT = "imakexec"
+"""The name of the property that carries a result from a worker of pytest-xdist."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the markers."""
+    for line in (
+        "scenario(number): a test of that scenario of the catalogue, docs/scenarios.md",
+        "smoke: the shortest proof, under a minute; run with -m smoke",
+        "kernels(*names): on these kernels only, of patched, plain, given, debug",
+        "under_debug: in the nightly set also on a kernel that reports its own mistakes",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Conclude the trial of a test."""
+    failure = None
+    answer: object = True
+    try:
+        answer = yield
+    except GuestFailure as error:
+        failure = error
+    trial = pyfuncitem.stash.get(TRIAL, None)
+    if trial is None:
+        if failure is not None:
+            raise failure
+        return answer
+    if failure is not None:
+        if not trial.may_die:
+            raise failure
+        trial.died(failure)
+    _end(trial)
+    return answer
+
+
+def _end(trial: Trial) -> None:
+    # Only now: it takes the verifier's imports, which a test without a machine does without.
+    from imakexec.suite.trial import Outcome  # noqa: PLC0415
+
+    conclusion = trial.conclude()
+    text = "\n".join(conclusion.lines)
+    if conclusion.outcome is Outcome.FAIL:
+        pytest.fail(f"{text}\nevidence: {trial.folder}", pytrace=False)
+    if conclusion.outcome is Outcome.DEFECT:
+        pytest.xfail(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put what the summary needs into the report, which is all that a worker sends home."""
+    report = yield
+    marker = item.get_closest_marker("scenario")
+    if marker is None or (call.when != "call" and report.outcome == "passed"):
+        return report
+    trial = item.stash.get(TRIAL, None)
+    result = ScenarioResult(
+        number=marker.args[0],
+        kernel=_kernel_of(item),
+        outcome=_outcome(report),
+        why=_reason(report),
+        seconds=report.duration,
+        boot_seconds=trial.boot_seconds if trial else 0.0,
+    )
+    report.user_properties.append((_RESULT, result.to_json()))
+    return report
+
+
+def _kernel_of(item: pytest.Item) -> str:
+    spec = getattr(item, "callspec", None)
+    return str(spec.params.get("subject", "")) if spec else ""
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if report.outcome == "skipped":
+        return "defect" if hasattr(report, "wasxfail") else "skip"
+    if report.outcome == "failed":
+        return "fail" if report.when == "call" else "error"
+    return "pass"
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return report.wasxfail.removeprefix("reason: ")
+    if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show every scenario with its outcomes, its time and its budget."""
+    results = [
+        ScenarioResult.from_json(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == _RESULT
+    ]
+    if results:
+        terminalreporter.section("scenarios")
+        for line in summary_lines(results):
+            terminalreporter.write_line(line)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many machines this host runs side by side without slowing each other down.
+
+    With KVM one for each CPU. Without it one for every two CPUs: QEMU translates in a thread of
+    its own, and guests that wait for a CPU get their time-outs wrong.
+    """
+    cpus = len(os.sched_getaffinity(0))
+    forced = config.getoption("--accel", default=None)
+    has_kvm = forced is Accelerator.KVM or (forced is None and os.access("/dev/kvm", os.W_OK))
+    workers = cpus if has_kvm else cpus // 2
+    return workers if workers > 1 else 0

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a kernel sets out to do with its measurement list at a kexec.
+
+It is told from the texts in the boot image, from the configuration and from the version, never from
+what a run shows: a kernel that sets out to carry its list and loses it is broken, while one that
+never meant to is a control.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from imakexec.errors import UserError
+from imakexec.kernel.build import KernelImage
+from imakexec.kernel.config import EXTRA_MEMORY, values
+from imakexec.kernel.texts import kernel_texts
+
+_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
+
+# Messages of security/integrity/ima/ima_kexec.c that only the code in question can print: of the
+# series here, or of the one merged for 6.16 and its stable backports.
+_COPIES_AT_EXECUTE = (b"Kexec segment is not mapped", b"Kexec buffer not set")
+_WHOLE_RECORDS = (b"Kexec segment is full",)
+_SUSPENDS = (b"measurements_suspended\0",)
+_MARKERS = (b"kexec_execute\0",)
+_STAGING = (b"ascii_runtime_measurements_staged",)
+
+
+@dataclass(frozen=True)
+class KernelProperties:
+    """What a kernel sets out to do.
+
+    Attributes:
+        release: `uname -r`.
+        version: its first numbers, e.g. (6, 1, 176).
+        carries_events_after_load: it copies the list at execute; else at load.
+        whole_records: it copies nothing of a record that has no room.
+        suspends_on_execute: it refuses to measure once it has copied.
+        has_markers: it measures kexec_load and kexec_execute.
+        has_staging: records can be staged and deleted.
+        extra_memory: bytes that are reserved for records after the load.
+        config: its configuration.
+    """
+
+    release: str
+    version: tuple[int, ...]
+    carries_events_after_load: bool
+    whole_records: bool
+    suspends_on_execute: bool
+    has_markers: bool
+    has_staging: bool
+    extra_memory: int
+    config: Mapping[str, str]
+
+    @classmethod
+    def of(cls, kernel: KernelImage) -> Self:
+        """Look at a kernel.
+
+        Raises:
+            UserError: its image cannot be read.
+            InfraError: the program that uncompresses it is missing.
+        """
+        return cls.told(kernel.release, kernel_texts(kernel.image), values(kernel.config))
+
+    @classmethod
+    def told(cls, release: str, texts: bytes, config: Mapping[str, str]) -> Self:
+        """The same from what is in the image and in the configuration; pure."""
+
+        def says(messages: tuple[bytes, ...]) -> bool:
+            return any(message in texts for message in messages)
+
+        kb = int(config.get(EXTRA_MEMORY, "0"))
+        return cls(
+            release=release,
+            version=version_of(release),
+            carries_events_after_load=says(_COPIES_AT_EXECUTE),
+            whole_records=says(_WHOLE_RECORDS),
+            suspends_on_execute=says(_SUSPENDS),
+            has_markers=says(_MARKERS),
+            has_staging=says(_STAGING),
+            # Half a page by default: ima_add_kexec_buffer(), ima_kexec.c.
+            extra_memory=kb << 10 if kb else 2048,
+            config=config,
+        )
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has this project's series, which alone copies whole records only."""
+        return self.whole_records
+
+
+def version_of(release: str) -> tuple[int, ...]:
+    """The numbers that a release begins with.
+
+    Raises:
+        UserError: it begins with none.
+    """
+    match = _VERSION.match(release)
+    if match is None:
+        raise UserError(f"not a kernel release: {release!r}", where="uname -r")
+    return tuple(int(number) for number in match.groups() if number is not None)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One test of a scenario: it drives the guest, watches it with every oracle, and concludes.
+
+A scenario's test says only what is special about it. Snapshots, what is read beside them, the
+oracles and the known defects come with every step that is taken through a `Trial`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from imakexec import scenario
+from imakexec.attest import Judgement, MeasurementLog, Record, Verdict, judge_folder
+from imakexec.errors import GuestFailure
+from imakexec.evidence import Evidence
+from imakexec.machine.guest import BootInfo
+from imakexec.scenario import Load, LoadedKernel, Session
+from imakexec.suite import oracles
+from imakexec.suite.catalogue import Scenario
+from imakexec.suite.defects import Defect, known_defects
+from imakexec.suite.oracles import Finding, Hop, Oracle
+from imakexec.suite.properties import KernelProperties
+from imakexec.suite.readings import Reading, take_reading
+
+OpenSession = Callable[..., AbstractContextManager[Session]]
+
+
+class Outcome(StrEnum):
+    """How a trial ended."""
+
+    PASS = "pass"
+    DEFECT = "known defect"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a trial comes to.
+
+    Attributes:
+        outcome: in a word.
+        lines: the defects that showed as expected, or what is wrong.
+    """
+
+    outcome: Outcome
+    lines: tuple[str, ...]
+
+
+@dataclass
+class Trial:
+    """One test of a scenario on one kernel.
+
+    Attributes:
+        scenario: of the catalogue.
+        kernel: what the kernel under test sets out to do.
+        open_session: starts its machine; takes fields of `JobOptions`.
+        folder: where the evidence goes.
+        fixed: ids of known defects that the kernel has not.
+        case: words that tell this test from others of the scenario, for `Defect.case`.
+        findings: what is wrong so far.
+        session: the machine, while it runs.
+        judgement: the verifier's, when the machine is off.
+    """
+
+    scenario: Scenario
+    kernel: KernelProperties
+    open_session: OpenSession
+    folder: Path
+    fixed: frozenset[str] = frozenset()
+    case: frozenset[str] = frozenset()
+    findings: list[Finding] = field(default_factory=list)
+    session: Session = field(init=False)
+    judgement: Judgement = field(init=False)
+    boot_seconds: float = field(init=False, default=1.0)
+    hops: list[Hop] = field(default_factory=list)
+    _readings: list[Reading] = field(default_factory=list)
+    _allowed: list[str] = field(default_factory=list)
+    _loss: str = ""
+    _skipped: set[str] = field(default_factory=set)
+    _padded: frozenset[str] = frozenset()
+    _per_record: int = 0
+    _first_uptime: float = 0.0
+
+    # What a test says before or while it runs.
+
+    def allow(self, *texts: str) -> None:
+        """Let kernels say what holds one of these texts: here it is what they must say."""
+        self._allowed += texts
+
+    def expect_loss(self, because: str) -> None:
+        """Records must be lost, in whole records and noticed by the verifier.
+
+        It takes the place of O1, O2 and O7.
+        """
+        self._loss = because
+
+    def waive(self, *which: Oracle, because: str) -> None:
+        """Make no use of an oracle where it cannot be asked.
+
+        Args:
+            because: why; for the reader of the test.
+        """
+        assert because
+        self._skipped |= set(which)
+
+    def extends_padded(self, *banks: str) -> None:
+        """The kernel has no hash for these banks, and extends padded SHA-1 digests into them."""
+        self._padded = frozenset(banks)
+
+    def claim(self, name: str, holds: object, what: object = "it does not hold") -> None:
+        """Make a demand of the scenario's own, which a known defect can name.
+
+        Args:
+            name: of the demand, in a few words.
+            holds: whether it is met.
+            what: what was seen instead.
+        """
+        if not holds:
+            self.findings.append(Finding(name, str(what)))
+
+    # Steps.
+
+    @contextmanager
+    def running(self, **options: object) -> Iterator[Session]:
+        """Boot a machine; when the context ends, read its list once more, and judge it all.
+
+        Args:
+            options: fields of `JobOptions`.
+        """
+        with self.open_session(**options) as session:
+            self.session = session
+            scenario.boot(session)
+            self.boot_seconds = session.boot_seconds
+            self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
+            self._first_uptime = session.guest.ping(session.budget()).uptime
+            self.snapshot("boot")
+            yield session
+            self.snapshot("end", quote_after=True)
+        self._judge()
+
+    def snapshot(self, name: str, *, quote_after: bool = False) -> bytes:
+        """Take a snapshot with all that is read beside it; the list that was read."""
+        log = scenario.take_snapshot(self.session, name, quote_after=quote_after)
+        self._readings.append(take_reading(self.session, name, log))
+        return log
+
+    def load(self, *, how: Load = Load.FILE, append: str = "", chain: bool = False) -> LoadedKernel:
+        """Load the next kernel; what the kernel says against the hand-over is O6's to judge."""
+        return scenario.kexec_load(self.session, how=how, append=append, chain=chain)
+
+    def execute(self, loaded: LoadedKernel, *, meanwhile: str = "") -> BootInfo:
+        """Take a snapshot, execute, and take one in the next kernel.
+
+        Args:
+            meanwhile: a shell script that starts what goes on while kexec executes. No snapshot is
+                then taken before: it would not be the last.
+        """
+        epoch = self.session.machine.epochs.current.number
+        if not meanwhile:
+            self.snapshot(f"before-execute-{epoch}")
+        began = time.monotonic()
+        scenario.kexec_execute(self.session, loaded, meanwhile=meanwhile)
+        info = self.session.guest.ping(self.session.budget())
+        records = self._readings[-1].count
+        self.hops.append(Hop(epoch + 1, min(info.uptime, time.monotonic() - began), records))
+        self.snapshot(f"boot-{epoch + 1}")
+        return info
+
+    # What came out.
+
+    @property
+    def readings(self) -> Sequence[Reading]:
+        """All of them, in order."""
+        return self._readings
+
+    def log(self, snapshot: str = "end") -> MeasurementLog:
+        """The list of a snapshot."""
+        [found] = [reading for reading in self._readings if reading.snapshot == snapshot]
+        return MeasurementLog.parse(found.log)
+
+    def records(self, snapshot: str = "end") -> list[Record]:
+        """The records of a snapshot."""
+        return list(self.log(snapshot))
+
+    def names(self, snapshot: str = "end") -> list[str]:
+        """The event names of a snapshot, in order."""
+        return [record.name for record in self.records(snapshot)]
+
+    @property
+    def console(self) -> str:
+        """All that the kernels have said, each line with its time."""
+        return (self.folder / "console.log").read_text(errors="replace")
+
+    @property
+    def evidence(self) -> Evidence:
+        """The evidence folder."""
+        return Evidence.load(self.folder)
+
+    # Judging.
+
+    def _judge(self) -> None:
+        self.judgement = judge_folder(self.folder)
+        found = [
+            *oracles.boot_findings(self.judgement, self._readings),
+            *oracles.count_findings(self._readings, self._padded),
+            *oracles.violation_findings(self._readings),
+            *oracles.message_findings(self.console, self._allowed),
+            *oracles.time_findings(self._first_uptime, self.hops),
+        ]
+        if self._loss:
+            found += self._loss_findings()
+        else:
+            found += oracles.replay_findings(self.judgement)
+            found += oracles.prefix_findings(self._readings)
+            found += oracles.counter_findings(self._readings, self._per_record)
+        self.findings += [finding for finding in found if finding.demand not in self._skipped]
+
+    def _loss_findings(self) -> Iterator[Finding]:
+        """A loss must be one, of whole records, and be called what it is."""
+        due = {Verdict.OUT_OF_SYNC}
+        if self.kernel.has_markers and self.kernel.carries_events_after_load:
+            due = {Verdict.TRUNCATED}
+        verdict = self.judgement.verdict
+        if verdict not in due:
+            yield Finding(
+                "loss detected",
+                f"{verdict} ({self.judgement.reason}), {' or '.join(due)} was due: {self._loss}",
+            )
+        timeline = self.judgement.timeline
+        for handover in timeline.handovers if timeline else ():
+            if handover.whole_prefix is False:
+                yield Finding("whole prefix", f"what was carried before {handover.index} is not")
+
+    def died(self, failure: GuestFailure) -> None:
+        """The machine is gone because the guest failed: what is left is what the kernels said."""
+        self.findings.append(Finding(Oracle.ALIVE, failure.what))
+        self.findings += oracles.message_findings(self.console, self._allowed)
+
+    @property
+    def may_die(self) -> bool:
+        """Whether a known defect kills the guest."""
+        return any(Oracle.ALIVE in defect.breaks for defect in self.defects)
+
+    @property
+    def defects(self) -> tuple[Defect, ...]:
+        """What this test is known to show on this kernel."""
+        return tuple(known_defects(self.scenario.number, self.case, self.kernel, self.fixed))
+
+    def conclude(self) -> Conclusion:
+        """Hold what was found against what is known."""
+        expected = {demand: defect for defect in self.defects for demand in defect.breaks}
+        seen = {finding.demand for finding in self.findings}
+        wrong = [str(finding) for finding in self.findings if finding.demand not in expected]
+        wrong += [
+            f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
+            f"remove it from suite/defects.py, or say --fixed {defect.id}"
+            for demand, defect in expected.items()
+            if demand not in seen
+        ]
+        if wrong:
+            return Conclusion(Outcome.FAIL, tuple(wrong))
+        if expected:
+            return Conclusion(Outcome.DEFECT, tuple(dict.fromkeys(map(str, expected.values()))))
+        return Conclusion(Outcome.PASS, ())
