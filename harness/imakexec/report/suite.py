@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from textwrap import wrap
 from typing import Self
@@ -13,7 +13,8 @@ from typing import Self
 from imakexec.suite.catalogue import CATALOGUE
 
 _WIDTH = 79
-_ORDER = ("error", "fail", "pass", "defect", "skip")
+# Outcome to the head of its column.
+_COLUMNS = {"pass": "pass", "defect": "known", "skip": "skip", "fail": "fail", "error": "error"}
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,21 @@ def summary_lines(results: Iterable[ScenarioResult]) -> Iterator[str]:
     rows: dict[tuple[int, str], list[ScenarioResult]] = {}
     for result in results:
         rows.setdefault((result.number, result.kernel), []).append(result)
-    yield f"{'scenario':30} {'kernel':8} {'outcomes':21} {'longest':>8} {'budget':>8}"
+    yield f"{'scenario':27} {'kernel':7} {' '.join(_COLUMNS.values())}  longest budget"
     reasons: dict[str, None] = {}
     for (number, kernel), group in sorted(rows.items()):
         longest = max(group, key=lambda result: result.seconds / result.budget)
         over = "!" if longest.seconds > longest.budget else " "
-        yield (
-            f"{CATALOGUE[number]!s:30.30} {kernel:8.8} {_outcomes(group):21} "
-            f"{longest.seconds:6.1f} s {longest.budget:6.0f} s{over}"
+        counts = Counter(result.outcome for result in group)
+        columns = " ".join(
+            f"{counts[outcome] or '':{len(head)}}" for outcome, head in _COLUMNS.items()
         )
+        yield (
+            f"{CATALOGUE[number]!s:27.27} {kernel:7.7} {columns}  "
+            f"{longest.seconds:5.1f} s {longest.budget:4.0f} s{over}"
+        ).rstrip()
         for result in group:
             for line in result.why.splitlines():
                 reasons[f"{number:2} {result.outcome}: {line}"] = None
     for reason in reasons:
         yield from wrap(reason, _WIDTH, subsequent_indent="   ")
-
-
-def _outcomes(group: Sequence[ScenarioResult]) -> str:
-    counts = Counter(result.outcome for result in group)
-    return ", ".join(f"{counts[word]} {word}" for word in _ORDER if counts[word])

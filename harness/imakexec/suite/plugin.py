@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imakexec.errors import GuestFailure
+from imakexec.arch import ARCHES, X86_64
+from imakexec.errors import GuestFailure, InfraError
+from imakexec.kernel.cache import Cache
+from imakexec.machine.accelerator import probe_accelerator
 from imakexec.options import Accelerator
+from imakexec.project import find_project
 from imakexec.report.suite import ScenarioResult, summary_lines
 
 if TYPE_CHECKING:
@@ -133,14 +138,40 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose the number of workers where the user has not, for tests that boot machines."""
+    if getattr(config.option, "numprocesses", 0) is not None:
+        return
+    if any(_boots_machines(Path(argument.partition("::")[0])) for argument in config.args):
+        config.option.numprocesses = "auto"
+
+
+def _boots_machines(path: Path) -> bool:
+    return (path if path.is_dir() else path.parent).resolve() == find_project() / "harness"
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """How many machines this host runs side by side without slowing each other down.
 
-    With KVM one for each CPU. Without it one for every two CPUs: QEMU translates in a thread of
-    its own, and guests that wait for a CPU get their time-outs wrong.
+    With KVM one for each CPU. Without it one for every two CPUs, because QEMU and what drives it
+    need a CPU each, and guests that wait for one get their time-outs wrong. 0 is for a single one,
+    in this process.
     """
     cpus = len(os.sched_getaffinity(0))
-    forced = config.getoption("--accel", default=None)
-    has_kvm = forced is Accelerator.KVM or (forced is None and os.access("/dev/kvm", os.W_OK))
-    workers = cpus if has_kvm else cpus // 2
+    workers = cpus if _has_kvm(config) else cpus // 2
     return workers if workers > 1 else 0
+
+
+def _has_kvm(config: pytest.Config) -> bool:
+    """Whether KVM is known to work here; a host that has not tried it yet runs without."""
+    forced: Accelerator | None = config.getoption("--accel", default=None)
+    if forced is not None:
+        return forced is Accelerator.KVM
+    arch = ARCHES[config.getoption("--arch", default=X86_64.name)]
+    try:
+        choice = probe_accelerator(arch, forced=None, memory=Cache().root, kernel=None)
+    except InfraError:
+        return False  # there is no QEMU, which the tests will say
+    return choice.accelerator is Accelerator.KVM

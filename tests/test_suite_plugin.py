@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What pytest makes of a trial: its outcome, the table at the end, the number of workers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imakexec.arch import X86_64
+from imakexec.project import find_project
+from imakexec.suite import plugin
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+import pytest
+from imakexec.errors import GuestFailure
+from imakexec.suite.plugin import TRIAL
+from imakexec.suite.trial import Conclusion, Outcome
+
+class Trial:
+    boot_seconds = 2.0
+    folder = "/evidence"
+    may_die = False
+    conclusion = Conclusion(Outcome.PASS, ())
+
+    def died(self, failure):
+        self.conclusion = Conclusion(Outcome.DEFECT, (f"K1: {failure.what}",))
+
+    def conclude(self):
+        return self.conclusion
+
+@pytest.fixture
+def subject(request):
+    return request.param
+
+@pytest.fixture
+def trial(request, subject):
+    request.node.stash[TRIAL] = made = Trial()
+    return made
+"""
+
+TESTS = """
+import pytest
+from imakexec.errors import GuestFailure
+from imakexec.suite.trial import Conclusion, Outcome
+
+pytestmark = [
+    pytest.mark.scenario(6),
+    pytest.mark.parametrize("subject", ["patched"], indirect=True),
+]
+
+def test_good(trial):
+    pass
+
+def test_bad(trial):
+    trial.conclusion = Conclusion(Outcome.FAIL, ("O1 replay: lost", "O2 prefix: lost"))
+
+def test_known(trial):
+    trial.conclusion = Conclusion(Outcome.DEFECT, ("C4: not counted",))
+
+def test_its_own_assertion(trial):
+    trial.conclusion = Conclusion(Outcome.DEFECT, ("C4: not counted",))
+    assert False, "this is no known defect"
+
+def test_dies(trial):
+    raise GuestFailure("a panic nobody knows")
+
+def test_dies_as_known(trial):
+    trial.may_die = True
+    raise GuestFailure("a page fault in the copy")
+
+def test_not_here(trial):
+    pytest.skip("needs a kernel of 7.2 or later")
+"""
+
+
+@pytest.fixture
+def ran(pytester: pytest.Pytester) -> pytest.RunResult:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    return pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
+
+
+def test_what_a_trial_comes_to_is_the_outcome_of_its_test(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1, failed=3, xfailed=2, skipped=1)
+    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /evidence*"])
+    ran.stdout.fnmatch_lines(["*this is no known defect*"])
+    ran.stdout.fnmatch_lines(["*a panic nobody knows*"])
+
+
+def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
+    lines = ran.outlines
+    start = next(n for n, line in enumerate(lines) if line.startswith("scenario "))
+    row = lines[start + 1]
+    # The budget is that of ten boots of two seconds.
+    assert " ".join(row.split()) == "6 failed second load patched 1 2 1 3 0.0 s 20 s"
+    reasons = "\n".join(lines[start + 2 :])
+    assert " 6 defect: C4: not counted" in reasons
+    assert " 6 defect: K1: a page fault in the copy" in reasons
+    assert " 6 skip: needs a kernel of 7.2 or later" in reasons
+    assert all(len(line) <= 79 for line in lines[start : start + 4])
+
+
+@pytest.mark.parametrize(
+    ("cpus", "kvm", "workers"),
+    [(1, False, 0), (2, False, 0), (4, False, 2), (16, False, 8), (1, True, 0), (4, True, 4)],
+)
+def test_workers_follow_cpus_and_accelerator(
+    pytestconfig: pytest.Config,
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    kvm: bool,
+    workers: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(plugin, "_has_kvm", lambda _: kvm)
+    assert plugin.pytest_xdist_auto_num_workers(pytestconfig) == workers
+
+
+class Options:
+    numprocesses: object = None
+
+
+class Chosen:
+    """As much of pytest's configuration as the choice looks at."""
+
+    def __init__(self, args: list[str], numprocesses: object = None) -> None:
+        self.args = args
+        self.option = Options()
+        self.option.numprocesses = numprocesses
+
+
+HARNESS = str(find_project() / "harness")
+
+
+@pytest.mark.parametrize(
+    ("args", "asked", "chosen"),
+    [
+        ([HARNESS], None, "auto"),
+        ([f"{HARNESS}/test_gap_events.py::test_gap_events"], None, "auto"),
+        ([str(find_project() / "tests")], None, None),
+        ([HARNESS], 3, 3),
+        ([HARNESS], 0, 0),
+    ],
+)
+def test_the_user_chooses_first(args: list[str], asked: object, chosen: object) -> None:
+    config = Chosen(args, asked)
+    plugin.pytest_cmdline_main(config)  # type: ignore[arg-type]  # it looks at no more
+    assert config.option.numprocesses == chosen
+
+
+def test_a_host_that_does_not_run_kvm_is_one_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    class Bare:
+        def getoption(self, name: str, default: object = None) -> object:
+            return {"--arch": X86_64.name}.get(name, default)
+
+    assert not plugin._has_kvm(Bare())  # type: ignore[arg-type]  # it asks for nothing else

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A trial passes if nothing is wrong but what is known, and all that is known shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from imakexec.errors import GuestFailure
+from imakexec.kernel.config import EXTRA_MEMORY
+from imakexec.project import find_project
+from imakexec.suite import defects
+from imakexec.suite.catalogue import CATALOGUE
+from imakexec.suite.defects import DEFECTS, LOST, Defect, known_defects
+from imakexec.suite.oracles import Finding, Oracle
+from imakexec.suite.properties import KernelProperties, version_of
+from imakexec.suite.trial import Outcome, Trial
+
+OURS = (
+    b"Kexec segment is full\0Kexec segment is not mapped\0measurements_suspended\0kexec_execute\0"
+)
+MERGED = b"Kexec buffer not set.\n\0measurements_suspended\0kexec_execute\0"
+
+
+def kernel(release: str, texts: bytes, **config: str) -> KernelProperties:
+    return KernelProperties.told(release, texts, config)
+
+
+PATCHED = kernel("6.1.176", OURS, **{EXTRA_MEMORY: "40"})
+PLAIN = kernel("6.1.176", b"")
+
+
+def trial(which: KernelProperties = PATCHED, number: int = 1, **more: object) -> Trial:
+    def open_session(**options: object) -> None:
+        raise AssertionError(f"no machine is needed here: {options}")
+
+    return Trial(
+        scenario=CATALOGUE[number],
+        kernel=which,
+        open_session=open_session,  # type: ignore[arg-type]  # it is never called
+        folder=Path("/nowhere"),
+        **more,  # type: ignore[arg-type]  # fields, by test
+    )
+
+
+def test_what_a_kernel_sets_out_to_do() -> None:
+    assert PATCHED.is_ours
+    assert PATCHED.carries_events_after_load
+    assert PATCHED.has_markers
+    assert PATCHED.suspends_on_execute
+    assert PATCHED.extra_memory == 40 << 10
+    merged = kernel("7.3.0-rc7", MERGED + b"ascii_runtime_measurements_staged\0")
+    assert merged.carries_events_after_load
+    assert merged.has_staging
+    assert not merged.is_ours
+    assert (PLAIN.carries_events_after_load, PLAIN.has_markers) == (False, False)
+    assert PLAIN.extra_memory == 2048
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [("6.1.176", (6, 1, 176)), ("7.3.0-rc7", (7, 3, 0)), ("6.12-custom", (6, 12))],
+)
+def test_the_version_of_a_release(release: str, version: tuple[int, ...]) -> None:
+    assert version_of(release) == version
+
+
+def test_a_trial_without_findings_passes() -> None:
+    assert trial().conclude().outcome is Outcome.PASS
+
+
+def test_a_finding_fails() -> None:
+    made = trial()
+    made.claim("it works", holds=False, what="it does not")
+    conclusion = made.conclude()
+    assert conclusion.outcome is Outcome.FAIL
+    assert conclusion.lines == ("it works: it does not",)
+
+
+def test_a_claim_that_holds_is_no_finding() -> None:
+    made = trial()
+    made.claim("it works", holds=["something"])
+    assert made.findings == []
+
+
+def known(monkeypatch: pytest.MonkeyPatch, *entries: Defect) -> None:
+    monkeypatch.setattr(defects, "DEFECTS", entries)
+
+
+def defect(id_: str = "Z9", *breaks: str, case: str = "", scenario: int = 1) -> Defect:
+    return Defect(id_, scenario, frozenset(breaks), "as it is", lambda _: True, case)
+
+
+def test_a_known_defect_that_shows_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z9", Oracle.REPLAY))
+    made = trial()
+    made.findings.append(Finding(Oracle.REPLAY, "it is lost"))
+    conclusion = made.conclude()
+    assert (conclusion.outcome, conclusion.lines) == (Outcome.DEFECT, ("Z9: as it is",))
+
+
+def test_a_known_defect_that_does_not_show_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z9", Oracle.REPLAY, Oracle.PREFIX))
+    made = trial()
+    made.findings.append(Finding(Oracle.REPLAY, "it is lost"))
+    conclusion = made.conclude()
+    assert conclusion.outcome is Outcome.FAIL
+    [line] = conclusion.lines
+    assert line.startswith("O2 prefix holds, which Z9 should break")
+    assert "--fixed Z9" in line
+
+
+def test_a_known_defect_excuses_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z9", Oracle.REPLAY))
+    made = trial()
+    made.findings += [Finding(Oracle.REPLAY, "lost"), Finding(Oracle.MESSAGES, "Oops")]
+    assert made.conclude().lines == ("O6 messages: Oops",)
+
+
+def test_a_mended_defect_is_not_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z9", Oracle.REPLAY))
+    assert trial(fixed=frozenset({"Z9"})).conclude().outcome is Outcome.PASS
+
+
+def test_a_defect_belongs_to_its_scenario_and_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z1", "a", case="large"), defect("Z2", "b", scenario=2))
+    assert [item.id for item in trial(case=frozenset({"large"})).defects] == ["Z1"]
+    assert trial().defects == ()
+    assert [item.id for item in trial(number=2).defects] == ["Z2"]
+
+
+def test_a_guest_may_die_only_of_a_known_defect(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not trial().may_die
+    known(monkeypatch, defect("Z9", Oracle.ALIVE, Oracle.MESSAGES))
+    made = trial()
+    made.folder = tmp_path
+    (tmp_path / "console.log").write_text("   1.000000 [    0.100000] BUG: unable to handle\n")
+    assert made.may_die
+    made.died(GuestFailure("panic in the guest"))
+    assert made.conclude().outcome is Outcome.DEFECT
+
+
+def test_the_control_must_lose_what_is_measured_after_the_load() -> None:
+    [expected] = known_defects(1, frozenset(), PLAIN, frozenset())
+    assert expected.id == "A1"
+    assert expected.breaks >= LOST
+    assert list(known_defects(1, frozenset(), PATCHED, frozenset())) == []
+
+
+def test_each_defect_is_of_a_scenario_and_breaks_something() -> None:
+    for item in DEFECTS:
+        assert item.scenario in CATALOGUE
+        assert item.breaks
+        assert re.fullmatch(r"[A-Z]\d+", item.id)
+
+
+def test_each_scenario_has_its_tests() -> None:
+    folder = find_project() / "harness"
+    marked = {
+        int(number)
+        for path in folder.glob("test_*.py")
+        for number in re.findall(r"pytest\.mark\.scenario\((\d+)\)", path.read_text())
+    }
+    assert marked == set(CATALOGUE)
