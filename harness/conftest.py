@@ -82,6 +82,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("imakexec")
     group.addoption("--base", default="linux-6.1", help="Debian's source of the kernels")
     group.addoption("--kernel-tree", type=Path, help="a kernel tree of your own, tested as it is")
+    group.addoption("--kernel", type=Path, help="a boot image of your own, tested as it is")
+    group.addoption("--config", type=Path, help="the configuration of --kernel")
     group.addoption(
         "--fixed", action="append", default=[], metavar="ID", help="a known defect that is mended"
     )
@@ -120,7 +122,8 @@ def subject_names(config: pytest.Config) -> list[str]:
     """The kernels of this run: the base, with the series if it has one, and the user's own."""
     folder = find_project() / "patches" / f"{config.getoption('--base')}.y"
     names = ["patched", "plain"] if folder.is_dir() else ["plain"]
-    return [*names, "given"] if config.getoption("--kernel-tree") else names
+    has_own = config.getoption("--kernel-tree") or config.getoption("--kernel")
+    return [*names, "given"] if has_own else names
 
 
 def chosen_arch(config: pytest.Config) -> Arch:
@@ -351,26 +354,35 @@ class Subject:
         name: patched, plain (the base), given (the user's), or debug (patched, and reporting its
             own mistakes).
         kernels: builds it.
-        tree: the user's.
-        has_extra_memory: whether it has the option for room after the load.
+        own: the user's, as it is.
     """
 
     name: str
     kernels: Kernels
-    tree: Path | None
-    has_extra_memory: bool
+    own: KernelRequest
 
     def request(
         self, *, extra_memory_kb: int = ENOUGH_KB, symbols: Sequence[str] = ()
     ) -> KernelRequest:
         """Have it built; the extra memory is left out where a kernel has no such option."""
+        given = self.own if self.name == "given" else None
+        if given is not None and given.image is not None:
+            if symbols:
+                pytest.skip(f"{given.image} is built: it cannot have {', '.join(symbols)}")
+            self.kernels.build(given)
+            return given
         debug = _lines("Kconfig.debug.fragment") if self.name == "debug" else ()
+        tree = None if given is None else given.kernel_tree
         return self.kernels.request(
             patches=0 if self.name == "plain" else None,
-            extra_memory_kb=extra_memory_kb if self.has_extra_memory else None,
+            extra_memory_kb=extra_memory_kb if self._has_extra_memory(tree) else None,
             symbols=(*debug, *symbols),
-            tree=self.tree if self.name == "given" else None,
+            tree=tree,
         )
+
+    def _has_extra_memory(self, tree: Path | None) -> bool:
+        has_series = self.name in ("patched", "debug")
+        return has_series or has_extra_memory(self.kernels.source(tree).path)
 
 
 @pytest.fixture
@@ -378,11 +390,13 @@ def subject(
     request: pytest.FixtureRequest, kernels: Kernels, pytestconfig: pytest.Config
 ) -> Subject:
     """The kernel that a scenario is tried on."""
-    tree: Path | None = pytestconfig.getoption("--kernel-tree")
-    name: str = request.param
-    own = kernels.source(tree if name == "given" else None)
-    has_series = name in ("patched", "debug")
-    return Subject(name, kernels, tree, has_series or has_extra_memory(own.path))
+    own = KernelRequest(
+        arch=chosen_arch(pytestconfig),
+        kernel_tree=pytestconfig.getoption("--kernel-tree"),
+        image=pytestconfig.getoption("--kernel"),
+        config=pytestconfig.getoption("--config"),
+    )
+    return Subject(request.param, kernels, own)
 
 
 @pytest.fixture

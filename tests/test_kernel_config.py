@@ -122,7 +122,12 @@ def test_extra_memory_is_found_in_the_trees_kconfig(tmp_path: Path) -> None:
 def test_the_projects_fragments_are_well_formed(pytestconfig: pytest.Config, arch: Arch) -> None:
     names = [
         wanted.name
-        for fragment in ("Kconfig.fragment", arch.fragment, "Kconfig.debug.fragment")
+        for fragment in (
+            "Kconfig.fragment",
+            "Kconfig.scenarios.fragment",
+            arch.fragment,
+            "Kconfig.debug.fragment",
+        )
         for wanted in config.read_fragment(pytestconfig.rootpath / fragment)
     ]
     assert "IMA_KEXEC" in names

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imakexec.errors import InfraError, UserError
-from imakexec.kernel.texts import kernel_texts
+from imakexec.kernel.texts import kernel_texts, read_banner
 
 KERNEL = b"kexec_execute\0" + bytes(range(256)) * 64
 
@@ -82,3 +82,11 @@ def test_a_program_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InfraError, match="zstd, which is not on this host") as caught:
         kernel_texts(path)
     assert "apt-get install zstd" in caught.value.remedy
+
+
+def test_the_banner_is_found_among_format_strings() -> None:
+    banner = "Linux version 6.1.192 (imakexec@imakexec) (gcc 12.2.0, GNU ld 2.40) #1 SMP"
+    text = f"%s version %s (x)\n\0Linux version %s\n\0{banner}\n\0"
+    assert read_banner(text.encode()) == banner
+    with pytest.raises(ValueError, match="no banner"):
+        read_banner(b"nothing")

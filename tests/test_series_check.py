@@ -87,6 +87,7 @@ def workshop(tmp_path: Path) -> Workshop:
     (project / "images").mkdir()
     (project / "images/init").write_text("#!/bin/sh\n")
     (project / "Kconfig.fragment").write_text("CONFIG_IMA=y\n")
+    (project / "Kconfig.scenarios.fragment").write_text("")
     (project / X86_64.fragment).write_text("CONFIG_ACPI=y\n")
     trees = [make_tree(tmp_path / f"state{number}") for number in range(3)]
     for number in (1, 2):

@@ -509,7 +509,8 @@ def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> N
         evidence.add_file("kernel-a", prepared.kernel.image)
         evidence.add_file("kernel-b", prepared.next_image)
         evidence.add_file("initramfs", prepared.image.initrd)
-        evidence.add_file("System.map", prepared.kernel.system_map)
+        if prepared.kernel.system_map is not None:
+            evidence.add_file("System.map", prepared.kernel.system_map)
 
 
 def _add_command_lines(evidence: EvidenceWriter, machine: Machine) -> None:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +28,11 @@ from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
 from imakexec.kernel import config
 from imakexec.kernel.cache import Cache
+from imakexec.kernel.given import GivenKernel, require_symbols
 from imakexec.kernel.make import REPRODUCIBLE, KernelMake, build_folder, complaints, jobs
 from imakexec.kernel.series import PatchSeries
 from imakexec.kernel.source import SourceTree, debian_source, user_tree
+from imakexec.kernel.texts import read_banner
 from imakexec.kernel.worktree import WorkTree
 from imakexec.progress import Progress, Step
 
@@ -38,12 +40,12 @@ from imakexec.progress import Progress, Step
 _SCHEMA = 1
 _KIND = "kernel"
 _COMMON_FRAGMENT = "Kconfig.fragment"
+_RESTING_FRAGMENT = "Kconfig.scenarios.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
 _DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
 _PRODUCT = re.compile(r"  [A-Z][A-Z0-9_]* +(\S+)")
-_BANNER = re.compile(rb"Linux version [0-9][^\n\0]*(?=\n\0)")
 
 
 class BuildFailure(UserError):
@@ -68,6 +70,8 @@ class KernelRequest:
             default where the kernel has the option.
         symbols: further lines of a configuration fragment, e.g. "CONFIG_KASAN=y".
         further: patch files that are applied on top of the series, in order.
+        image: a boot image that was built elsewhere, instead of all that.
+        config: the configuration of that image; None for the one inside it (CONFIG_IKCONFIG).
     """
 
     arch: Arch
@@ -77,6 +81,8 @@ class KernelRequest:
     extra_memory_kb: int | None = None
     symbols: tuple[str, ...] = ()
     further: tuple[Path, ...] = ()
+    image: Path | None = None
+    config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class KernelImage:
     Attributes:
         image: the boot image.
         config: its .config.
-        system_map: its System.map.
-        log: what make said.
+        system_map: its System.map; None of a kernel that was built elsewhere.
+        log: what make said; None likewise.
         release: `uname -r`.
         banner: the "Linux version ..." line with which it announces itself.
         base: what it was built from, e.g. "linux-source-6.1 6.1.192-2" or the user's tree.
@@ -100,8 +106,8 @@ class KernelImage:
 
     image: Path
     config: Path
-    system_map: Path
-    log: Path
+    system_map: Path | None
+    log: Path | None
     release: str
     banner: str
     base: str
@@ -158,6 +164,10 @@ def build_kernel(
         UserError: no such base, a patch that does not apply, a symbol that the tree does not give.
         InfraError: the host failed: network, disk, a missing tool, the deadline.
     """
+    if request.image is not None:
+        return given_kernel(
+            request.image, request.config, wanted=needed_symbols(request, project), cache=cache
+        )
     source = find_source(request, cache, progress, deadline)
     plan = _Plan(
         request=request,
@@ -182,6 +192,33 @@ def build_kernel(
         assert image is not None
         step.done(f"{image.release}, {image.image.stat().st_size / 2**20:.1f} MiB")
     return image
+
+
+def given_kernel(
+    image: Path, config_file: Path | None, *, wanted: Iterable[config.Wanted], cache: Cache
+) -> KernelImage:
+    """A boot image that was built elsewhere, if a guest can run on it.
+
+    Raises:
+        UserError: it is no kernel, nobody knows its configuration, or it lacks an option.
+        InfraError: the program that uncompresses it is missing.
+    """
+    kernel = GivenKernel(image.resolve(), config_file)
+    require_symbols(kernel, wanted)
+    extra = kernel.symbols().get(config.EXTRA_MEMORY)
+    return KernelImage(
+        image=kernel.image,
+        config=kernel.store_config(cache),
+        system_map=None,
+        log=None,
+        release=kernel.release,
+        banner=kernel.banner,
+        base=str(kernel.image),
+        patches=(),
+        key=kernel.key,
+        extra_memory_kb=None if extra is None else int(extra),
+        warnings=(),
+    )
 
 
 def find_source(
@@ -231,9 +268,21 @@ def wanted_symbols(request: KernelRequest, project: Path) -> list[config.Wanted]
         UserError: a fragment is missing or is none.
     """
     return config.merge(
+        needed_symbols(request, project),
+        config.read_fragment(project / _RESTING_FRAGMENT),
+        config.parse(request.symbols, "the requested symbols"),
+    )
+
+
+def needed_symbols(request: KernelRequest, project: Path) -> list[config.Wanted]:
+    """The part of it without which no guest runs.
+
+    Raises:
+        UserError: a fragment is missing or is none.
+    """
+    return config.merge(
         config.read_fragment(project / _COMMON_FRAGMENT),
         config.read_fragment(project / request.arch.fragment),
-        config.parse(request.symbols, "the requested symbols"),
     )
 
 
@@ -391,15 +440,3 @@ class _Build:
             "warnings": self.warnings,
         }
         (folder / "build.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
-
-
-def read_banner(vmlinux: bytes) -> str:
-    """`linux_banner` (init/version-timestamp.c) out of an uncompressed kernel, without its newline.
-
-    Raises:
-        ValueError: there is none.
-    """
-    match = _BANNER.search(vmlinux)
-    if match is None:
-        raise ValueError("no banner in this kernel image")
-    return match[0].decode()

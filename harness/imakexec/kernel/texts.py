@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import shutil
 import struct
 import subprocess
@@ -26,6 +27,7 @@ _MAGIC = 0x202
 _PAYLOAD = struct.Struct("<II")  # payload_offset, payload_length
 _PAYLOAD_AT = 0x248
 _SECTOR = 512
+_BANNER = re.compile(rb"Linux version [0-9][^\n\0]*(?=\n\0)")
 
 
 class _Decompressor(Protocol):
@@ -102,3 +104,15 @@ def _unreadable(image: Path, why: str) -> UserError:
         where=str(image),
         remedy="name a bzImage or Image as the kernel's build makes it",
     )
+
+
+def read_banner(vmlinux: bytes) -> str:
+    """`linux_banner` (init/version-timestamp.c) out of an uncompressed kernel, without its newline.
+
+    Raises:
+        ValueError: there is none.
+    """
+    match = _BANNER.search(vmlinux)
+    if match is None:
+        raise ValueError("no banner in this kernel image")
+    return match[0].decode()
