@@ -162,3 +162,20 @@ def test_a_host_that_does_not_run_kvm_is_one_without(
             return {"--arch": X86_64.name}.get(name, default)
 
     assert not plugin._has_kvm(Bare())  # type: ignore[arg-type]  # it asks for nothing else
+
+
+def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers =\n    nightly: takes long\n")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.smoke
+        @pytest.mark.parametrize("kernel", ["a", pytest.param("b", marks=pytest.mark.nightly)])
+        def test_it(kernel):
+            pass
+        """
+    )
+    plugins = ("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
+    pytester.runpytest_inprocess(*plugins, "-m", "smoke").assert_outcomes(passed=1, deselected=1)
+    pytester.runpytest_inprocess(*plugins, "-m", "nightly").assert_outcomes(passed=1, deselected=1)

@@ -46,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what is nightly out of the smoke set, whichever of its parameters is in it."""
+    for item in items:
+        if item.get_closest_marker("nightly") is not None:
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "smoke"]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Conclude the trial of a test."""
