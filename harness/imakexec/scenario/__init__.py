@@ -21,6 +21,7 @@ from imakexec.scenario.steps import (
     kexec_load,
     kexec_unload,
     new_token,
+    put_next_kernel,
     take_snapshot,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "measure_bytes",
     "new_token",
     "paths_of_records",
+    "put_next_kernel",
     "read_handover_buffer",
     "storm",
     "take_snapshot",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
@@ -146,6 +147,14 @@ def kexec_load(
     if how is not Load.CRASH:
         session.machine.epochs.loaded()
     return LoadedKernel(cmdline, token, complaints(kernel_log(session)))
+
+
+def put_next_kernel(session: Session, image: Path) -> None:
+    """Have the next load take another boot image than the one that was packed.
+
+    What the guest hands on to a kernel that executes a kexec of its own is then that image, too.
+    """
+    session.guest.write_file(NEXT_KERNEL, image.read_bytes(), session.budget())
 
 
 def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
