@@ -61,7 +61,10 @@ def _copied_at_load(number: int, *more: str, case: str = "") -> Defect:
     )
 
 
-DEFECTS: tuple[Defect, ...] = (_copied_at_load(1, "records carried"),)
+DEFECTS: tuple[Defect, ...] = (
+    _copied_at_load(1, "records carried"),
+    _copied_at_load(9, "records carried"),
+)
 
 
 def known_defects(

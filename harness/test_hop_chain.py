@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 9: a list that is handed on from kernel to kernel grows and loses nothing.
+
+Each kernel measures after its load, and nothing is left behind by those before it: no session in
+the TPM, no memory that is still reserved for a list that was restored long ago.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from conftest import ENOUGH_KB, Kernels
+from imakexec import scenario
+from imakexec.scenario import Session
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(9)
+
+HOPS = 5
+RECORDS = 10
+NOISE_KB = 16
+"""By how much boots of the same kernel differ in what they leave of the memory."""
+
+
+def usable_kb(session: Session) -> int:
+    """Memory that the running kernel has at its disposal, in KiB."""
+    text = session.guest.read_file("/proc/meminfo", session.budget()).decode()
+    return int(re.findall(r"MemTotal: +(\d+) kB", text)[0])
+
+
+@pytest.mark.under_debug
+def test_chain(trial: Trial) -> None:
+    measured: list[str] = []
+    memory = []
+    with trial.running() as session:
+        for _ in range(HOPS):
+            loaded = trial.load(chain=True)
+            measured += scenario.generate_activity(session, RECORDS)
+            trial.execute(loaded)
+            memory.append(usable_kb(session))
+
+    names = trial.names()
+    carried = [name for name in names if name in measured]
+    trial.claim(
+        "records carried", carried == measured, f"{len(carried)} of {len(measured)} carried"
+    )
+    left = {reading.snapshot: reading.sessions for reading in trial.readings if reading.sessions}
+    trial.claim("no session left", not left, left)
+    # Lists that stayed reserved would take two pages and more at every hop.
+    trial.claim("memory given back", min(memory) >= memory[0] - NOISE_KB, f"{memory} KiB")
+    if trial.kernel.has_markers:
+        assert names.count("kexec_execute") == HOPS
+
+
+@pytest.mark.kernels("patched")
+def test_chain_through_the_base(trial: Trial, kernels: Kernels) -> None:
+    """The base takes the list over and hands it on; it measures nothing after its own load."""
+    images = {
+        "base": kernels.build(kernels.request(patches=0, extra_memory_kb=None)).image,
+        "series": kernels.build(kernels.request(patches=None, extra_memory_kb=ENOUGH_KB)).image,
+    }
+    with trial.running(next_kernel=images["base"]) as session:
+        loaded = trial.load(chain=True)
+        measured = scenario.generate_activity(session, RECORDS)
+        trial.execute(loaded)
+        scenario.put_next_kernel(session, images["series"])
+        of_base = scenario.generate_activity(session, RECORDS)
+        trial.execute(trial.load(chain=True))
+        scenario.generate_activity(session, RECORDS)
+
+    names = trial.names()
+    assert [name for name in names if name in (*measured, *of_base)] == [*measured, *of_base]
+    # The base announces nothing, and keeps what it was handed of announcements.
+    assert names.count("kexec_load") == names.count("kexec_execute") == 1
