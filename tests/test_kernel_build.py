@@ -247,6 +247,13 @@ def test_extra_memory_that_the_kernel_cannot_have(
         _build(replace(request_, extra_memory_kb=8), project, cache)
 
 
+def test_no_extra_memory_for_a_kernel_that_hands_nothing_over(
+    request_: KernelRequest, project: Path, cache: Cache
+) -> None:
+    deaf = replace(request_, patches=1, symbols=("# CONFIG_IMA_KEXEC is not set",))
+    assert _build(deaf, project, cache).extra_memory_kb is None
+
+
 def test_a_symbol_that_vanishes_is_named(
     request_: KernelRequest, project: Path, cache: Cache, tree: Path
 ) -> None:

@@ -371,6 +371,8 @@ class _Build:
 
     def _extra_memory(self) -> list[config.Wanted]:
         asked = self.plan.request.extra_memory_kb
+        if any(symbol.name == "IMA_KEXEC" and symbol.value == "n" for symbol in self.plan.wanted):
+            return []  # it hands no log over, so there is nothing to reserve room for
         if config.has_extra_memory(self.work.tree):
             kb = _DEFAULT_EXTRA_MEMORY_KB if asked is None else asked
             return [config.Wanted(config.EXTRA_MEMORY, str(kb), "--extra-memory-kb")]
