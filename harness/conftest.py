@@ -250,10 +250,13 @@ class Kernels:
     Args:
         config: pytest's; it knows the options and how to write past its capture.
         workshop: builds them.
+
+    Attributes:
+        base: the source that the kernels of this run are made of.
     """
 
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
-        self._base: str = config.getoption("--base")
+        self.base: str = config.getoption("--base")
         self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         mutation: Path | None = config.getoption("--mutation")
         self._mutation = () if mutation is None else (mutation,)
@@ -269,16 +272,18 @@ class Kernels:
         symbols: tuple[str, ...] = (),
         further: tuple[Path, ...] = (),
         tree: Path | None = None,
+        base: str = "",
     ) -> KernelRequest:
         """Have the kernel with the first `patches` patches (None: all) built.
 
         Args:
             tree: the user's, to which nothing is applied unasked; None for the base.
+            base: another one than the run's.
         """
         require_programs(self._arch)
         wanted = KernelRequest(
             arch=self._arch,
-            base=self._base,
+            base=base or self.base,
             kernel_tree=tree,
             patches=patches,
             extra_memory_kb=extra_memory_kb,
@@ -290,7 +295,7 @@ class Kernels:
 
     def source(self, tree: Path | None = None) -> SourceTree:
         """The unpatched source of the base, or of the user's tree."""
-        wanted = KernelRequest(arch=self._arch, base=self._base, kernel_tree=tree)
+        wanted = KernelRequest(arch=self._arch, base=self.base, kernel_tree=tree)
         with self._capture.global_and_fixture_disabled():
             return self._workshop.source(wanted)
 
@@ -409,7 +414,7 @@ def trial(
     made = Trial(
         scenario=CATALOGUE[marker.args[0]],
         kernel=KernelProperties.of(lab.workshop.kernel(kernel)),
-        open_session=partial(lab.session, kernel),
+        open_session=partial(lab.session, kernel=kernel),
         folder=lab.folder,
         fixed=frozenset(pytestconfig.getoption("--fixed")),
     )

@@ -64,6 +64,14 @@ def _copied_at_load(number: int, *more: str, case: str = "") -> Defect:
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried"),
     _copied_at_load(9, "records carried"),
+    Defect(
+        id="J2",
+        scenario=25,
+        breaks=frozenset({"refused", "nothing loaded"}),
+        reason="without CONFIG_KEXEC_SIG nobody asks lockdown about kexec_file_load",
+        present=lambda kernel: kernel.config.get("KEXEC_SIG") != "y",
+        case="kexec_file_load",
+    ),
 )
 
 

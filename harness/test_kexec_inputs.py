@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 25: what is loaded is measured before it can run, or refused.
+
+The digests are those of this very load: an older record of the same name proves nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+import pytest
+
+from conftest import Subject
+from imakexec import scenario
+from imakexec.machine.guest import Result
+from imakexec.scenario import LoadedKernel, Session
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(25)
+
+POLICY = "/sys/kernel/security/ima/policy"
+MEASURE_INPUTS = """
+measure func=KEXEC_KERNEL_CHECK
+measure func=KEXEC_INITRAMFS_CHECK
+measure func=KEXEC_CMDLINE
+measure func=CRITICAL_DATA
+"""
+"""Nothing else: a file that was measured when it was opened is not measured again."""
+
+WANT_SIGNATURE = "appraise func=KEXEC_KERNEL_CHECK appraise_type=imasig\n"
+SIGNATURES = ("CONFIG_KEXEC_SIG=y",)
+
+
+def set_policy(session: Session, rules: str) -> None:
+    """Replace the policy of the command line."""
+    session.guest.write_file(POLICY, rules.lstrip().encode(), session.budget())
+
+
+def try_load(session: Session, option: str) -> Result:
+    """Load with kexec -s or -c, whatever comes of it."""
+    command = ["kexec", option, "-l", scenario.NEXT_KERNEL, f"--initrd={scenario.NEXT_INITRD}"]
+    return session.guest.run([*command, "--command-line=x"], session.budget(2), check=False)
+
+
+def digests(session: Session, loaded: LoadedKernel) -> dict[str, bytes]:
+    """SHA-256 of the inputs of a load, by the names of their records."""
+    files = (scenario.NEXT_KERNEL, scenario.NEXT_INITRD)
+    text = session.guest.run(["sha256sum", *files], session.budget()).stdout.decode()
+    found = {name: bytes.fromhex(digest) for digest, name in map(str.split, text.splitlines())}
+    return found | {"kexec-cmdline": hashlib.sha256(loaded.cmdline.encode()).digest()}
+
+
+def test_inputs_are_measured_and_carried(trial: Trial) -> None:
+    with trial.running() as session:
+        set_policy(session, MEASURE_INPUTS)
+        replaced = trial.load()
+        loaded = trial.load()
+        inputs = digests(session, loaded)
+        first = hashlib.sha256(replaced.cmdline.encode()).digest()
+        trial.execute(loaded)
+
+    for snapshot in ("before-execute-0", "boot-1"):
+        records = trial.records(snapshot)[len(trial.records("boot")) :]
+        measured = [
+            (item.name, item.file_digest.value)
+            for item in records
+            if item.name in inputs and item.file_digest
+        ]
+        assert measured[:4] == [
+            (scenario.NEXT_KERNEL, inputs[scenario.NEXT_KERNEL]),
+            (scenario.NEXT_INITRD, inputs[scenario.NEXT_INITRD]),
+            ("kexec-cmdline", first),
+            ("kexec-cmdline", inputs["kexec-cmdline"]),
+        ]
+
+
+def assert_refused(trial: Trial, result: Result, error: int) -> None:
+    """The load has failed with that error, and nothing is loaded."""
+    refused = result.code != 0 and os.strerror(error) in result.text
+    trial.claim("refused", refused, f"{result.code}: {result.text}")
+    loaded = trial.session.guest.read_file("/sys/kernel/kexec_loaded", trial.session.budget())
+    trial.claim("nothing loaded", loaded == b"0\n", loaded)
+
+
+def test_image_without_a_signature_is_refused_by_appraisal(trial: Trial) -> None:
+    with trial.running() as session:
+        set_policy(session, MEASURE_INPUTS + WANT_SIGNATURE)
+        assert_refused(trial, try_load(session, "-s"), errno.EACCES)
+
+
+@pytest.mark.parametrize(("option", "call"), [("-c", "kexec_load"), ("-s", "kexec_file_load")])
+def test_load_that_nothing_can_check_is_refused_by_lockdown(
+    trial: Trial, option: str, call: str
+) -> None:
+    """Be it from memory, or by a kernel that was built to check no signatures."""
+    trial.case |= {call}
+    with trial.running(cmdline="lockdown=integrity") as session:
+        assert_refused(trial, try_load(session, option), errno.EPERM)
+
+
+@pytest.mark.nightly  # it takes a kernel of its own
+@pytest.mark.parametrize("rule", ["", WANT_SIGNATURE], ids=["lockdown", "appraisal that only logs"])
+def test_image_without_a_signature_is_refused_by_lockdown(
+    trial: Trial, subject: Subject, rule: str
+) -> None:
+    """A rule that does not enforce is none to rely on (CVE-2022-21505)."""
+    kernel = subject.request(symbols=SIGNATURES)
+    with trial.running(kernel=kernel, cmdline="lockdown=integrity ima_appraise=log") as session:
+        set_policy(session, MEASURE_INPUTS + rule)
+        assert_refused(trial, try_load(session, "-s"), errno.EPERM)
