@@ -160,6 +160,16 @@ def test_an_expected_panic_covers_all_that_follows_from_it(watch: Watch) -> None
     watch.check()
 
 
+def test_an_expected_pause_excuses_no_end_after_it(watch: Watch) -> None:
+    with watch.expect(Expected.PAUSE) as pause:
+        watch.report(Sighting(Cause.QEMU_STOPPED, "QEMU stopped the guest"))
+        pause.wait(soon())
+        watch.check()
+    watch.report(Sighting(Cause.QEMU_EXITED, "QEMU exited with status 0"))
+    with pytest.raises(InfraError, match="QEMU exited"):
+        watch.check()
+
+
 def test_wait_until_is_woken_by_news_from_another_thread(watch: Watch) -> None:
     values: list[int] = []
 

@@ -240,6 +240,19 @@ class Machine:
         self.execute("set-action", {"reboot": "shutdown"})
         return epoch
 
+    @contextmanager
+    def paused(self, deadline: Deadline) -> Iterator[None]:
+        """Stop the guest's CPUs while the context lasts, for who wants to work on its memory.
+
+        Raises:
+            GuestFailure, InfraError: see `Watch.check`.
+        """
+        with self.watch.expect(Expected.PAUSE) as pause:
+            self.execute("stop")
+            pause.wait(deadline)
+        yield
+        self.execute("cont")
+
     def quit(self, deadline: Deadline) -> None:
         """Switch the machine off at once and wait until QEMU has ended.
 

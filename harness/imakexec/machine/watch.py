@@ -71,11 +71,12 @@ _RANK = {cause: rank for rank, cause in enumerate(Cause)}
 
 
 class Expected(StrEnum):
-    """An end that a scenario asks for."""
+    """What a scenario asks for, and what else would be the end of its machine."""
 
     RESET = "a reset"
     POWER_OFF = "a power-off"
     PANIC = "a panic"
+    PAUSE = "a pause"
 
 
 _WHOLE_EXIT = frozenset({Cause.QEMU_STOPPED, Cause.QEMU_EXITED, Cause.SWTPM_EXITED})
@@ -85,11 +86,13 @@ _PROOF = {
     Expected.RESET: frozenset({Cause.RESET}),
     Expected.POWER_OFF: frozenset({Cause.POWER_OFF}),
     Expected.PANIC: frozenset({Cause.PANIC, Cause.CRASHED}),
+    Expected.PAUSE: frozenset({Cause.QEMU_STOPPED}),
 }
 _TOLERATED = {
     Expected.RESET: _PROOF[Expected.RESET],
     Expected.POWER_OFF: _PROOF[Expected.POWER_OFF] | _WHOLE_EXIT,
     Expected.PANIC: _PROOF[Expected.PANIC] | _WHOLE_EXIT | {Cause.OOPS, Cause.RESET},
+    Expected.PAUSE: _PROOF[Expected.PAUSE],
 }
 
 
@@ -241,7 +244,7 @@ class Watch:
             with self._changed:
                 self._expectations.remove(expectation)
                 # The exits of QEMU and swtpm may come after the context was left.
-                if what is not Expected.RESET and expectation.met:
+                if expectation.met and _TOLERATED[what] >= _WHOLE_EXIT:
                     self._ended_as_expected = True
 
     def check(self) -> None:
