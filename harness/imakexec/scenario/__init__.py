@@ -3,8 +3,18 @@
 
 from __future__ import annotations
 
-from imakexec.scenario.activity import generate_activity, measure_bytes, paths_of_records, storm
-from imakexec.scenario.handover import KEEPS_BUFFER, read_handover_buffer
+from imakexec.scenario.activity import (
+    LONG_PATHS,
+    generate_activity,
+    measure_bytes,
+    paths_of_records,
+    storm,
+)
+from imakexec.scenario.handover import (
+    KEEPS_BUFFER,
+    find_handover_buffer,
+    read_handover_buffer,
+)
 from imakexec.scenario.messages import FORBIDDEN, complaints
 from imakexec.scenario.session import Session
 from imakexec.scenario.steps import (
@@ -28,6 +38,7 @@ from imakexec.scenario.steps import (
 __all__ = [
     "FORBIDDEN",
     "KEEPS_BUFFER",
+    "LONG_PATHS",
     "MEASUREMENTS",
     "NEXT_INITRD",
     "NEXT_KERNEL",
@@ -38,6 +49,7 @@ __all__ = [
     "cold_reset",
     "complaints",
     "crash",
+    "find_handover_buffer",
     "generate_activity",
     "kernel_log",
     "kexec_execute",

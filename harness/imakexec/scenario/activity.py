@@ -15,6 +15,10 @@ _MOST_PROGRAMS = 5
 # its length, the data's length, d-ng with "sha256:" and 32 bytes, n-ng's length and final NUL.
 _RECORD_OVERHEAD = 4 + 20 + 4 + 6 + 4 + (4 + 8 + 32) + (4 + 1)
 _LONGEST_PATH = 200
+_LONGEST_NAME = 255
+
+LONG_PATHS = 4000
+"""The longest path that a record may name, with some room below PATH_MAX."""
 
 _ACTIVITY = """
 set -e
@@ -35,11 +39,13 @@ while [ $i -lt $programs ]; do
 done
 """
 
-_MEASURE_PATHS = """
+_MEASURE_NAMES = """
 set -e
-while read -r path; do
-    echo "$path" >"$path"
-    read -r line <"$path"
+mkdir -p "$1"
+cd "$1"
+while read -r name; do
+    echo "$name" >"$name"
+    read -r line <"$name"
 done
 """
 
@@ -63,8 +69,12 @@ def generate_activity(session: Session, count: int) -> tuple[str, ...]:
     )
 
 
-def measure_bytes(session: Session, size: int) -> tuple[str, ...]:
+def measure_bytes(session: Session, size: int, *, longest: int = _LONGEST_PATH) -> tuple[str, ...]:
     """Measure new files whose records of the default template take `size` bytes, to the byte.
+
+    Args:
+        longest: bytes that a path may have, `LONG_PATHS` at most. A record costs an extend of the
+            TPM however long it is.
 
     Returns:
         The paths, in the order in which they are measured.
@@ -72,30 +82,32 @@ def measure_bytes(session: Session, size: int) -> tuple[str, ...]:
     Raises:
         ValueError: no whole number of records is that long.
     """
-    folder = f"/b{secrets.token_hex(3)}"
-    paths = paths_of_records(size, folder=folder)
-    session.guest.run(["mkdir", folder], session.budget())
+    paths = paths_of_records(size, folder=f"/b{secrets.token_hex(3)}", longest=longest)
+    folder = paths[0].rpartition("/")[0]
     session.guest.run(
-        ["sh", "-c", _MEASURE_PATHS],
+        ["sh", "-c", _MEASURE_NAMES, "measure", folder],
         session.budget(1 + len(paths) / 100),
-        stdin="".join(f"{path}\n" for path in paths).encode(),
+        stdin="".join(f"{path.rpartition('/')[2]}\n" for path in paths).encode(),
     )
     return paths
 
 
-def paths_of_records(size: int, *, folder: str) -> tuple[str, ...]:
-    """Paths of files in `folder` whose ima-ng records with SHA-256 take `size` bytes together.
+def paths_of_records(size: int, *, folder: str, longest: int = _LONGEST_PATH) -> tuple[str, ...]:
+    """Paths of files in one folder whose ima-ng records with SHA-256 take `size` bytes together.
+
+    Args:
+        folder: in which they are, or in which their folder is nested.
+        longest: bytes that a path may have.
 
     Raises:
         ValueError: no whole number of records is that long.
     """
-    count = max(1, -(-size // (_RECORD_OVERHEAD + _LONGEST_PATH)))
+    count = max(1, -(-size // (_RECORD_OVERHEAD + longest)))
     lengths = [size // count - _RECORD_OVERHEAD + (i < size % count) for i in range(count)]
+    while max(lengths) - len(folder) > _LONGEST_NAME:
+        folder += f"/{'d' * (_LONGEST_NAME // 2)}"
     stems = [f"{folder}/{i}." for i in range(count)]
-    if any(
-        not len(stem) <= length <= _LONGEST_PATH
-        for stem, length in zip(stems, lengths, strict=True)
-    ):
+    if any(not len(stem) <= length <= longest for stem, length in zip(stems, lengths, strict=True)):
         raise ValueError(f"{size} bytes are no whole number of records")
     return tuple(stem.ljust(length, "x") for stem, length in zip(stems, lengths, strict=True))
 
