@@ -78,6 +78,7 @@ class JobOptions:
         keep: whether the images are copied to the evidence too.
         shell: where to stop for a shell; None for not at all.
         ram: a file to hold the guest's memory; None for memory that nobody else sees.
+        tpm: whether the machine has a TPM at all; without one there is nothing to judge.
     """
 
     kernel: KernelRequest
@@ -94,6 +95,7 @@ class JobOptions:
     keep: bool = False
     shell: ShellIn | None = None
     ram: Path | None = None
+    tpm: bool = True
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,7 @@ def machine_config(prepared: Prepared, options: JobOptions) -> MachineConfig:
         cpus=options.cpus,
         banks=options.banks,
         shell=options.shell is not None,
+        tpm=options.tpm,
         token=token,
         ram=options.ram,
     )

@@ -26,12 +26,14 @@ from imakexec.scenario.steps import (
     boot,
     cold_reset,
     crash,
+    end,
     kernel_log,
     kexec_execute,
     kexec_load,
     kexec_unload,
     new_token,
     put_next_kernel,
+    read_list,
     take_snapshot,
 )
 
@@ -49,6 +51,7 @@ __all__ = [
     "cold_reset",
     "complaints",
     "crash",
+    "end",
     "find_handover_buffer",
     "generate_activity",
     "kernel_log",
@@ -60,6 +63,7 @@ __all__ = [
     "paths_of_records",
     "put_next_kernel",
     "read_handover_buffer",
+    "read_list",
     "storm",
     "take_snapshot",
 ]

@@ -35,7 +35,7 @@ class Session:
         cmdline: the command line of every kernel, without its token.
         run: what the evidence says about the run as a whole, for people.
         guest: the way into the guest.
-        tpm: the guest's TPM, once it has booted.
+        tpm: the guest's TPM, once it has booted, if there is one.
         ak: the attestation key, once it has booted.
         banks: the TPM's allocated banks, once it has booted.
         boot_seconds: from power-on to the first agent, which scales all later budgets.
@@ -54,6 +54,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.guest = Guest(self.machine)
+
+    @property
+    def has_tpm(self) -> bool:
+        """Whether the machine has one; without it there are no quotes, and nothing to judge."""
+        return self.machine.swtpm is not None
 
     def budget(self, times: float = 1.0) -> Deadline:
         """A deadline for something that takes about `times` as long as a boot."""

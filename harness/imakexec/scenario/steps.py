@@ -69,6 +69,8 @@ class LoadedKernel:
 def boot(session: Session) -> None:
     """Wait for the first kernel, make the attestation key and find the allocated banks.
 
+    A machine without a TPM has neither.
+
     Raises:
         GuestFailure: the kernel did not come up, or its TPM does not work.
         InfraError: the host failed.
@@ -78,6 +80,8 @@ def boot(session: Session) -> None:
     info = session.guest.wait_for_agent(Deadline.after(FIRST_BOOT_SECONDS), token=token)
     session.boot_seconds = time.monotonic() - started
     _record_boot(session, info)
+    if not session.has_tpm:
+        return
 
     from imakexec.machine.tpm import Tpm  # noqa: PLC0415  # slow, and the guest booted meanwhile
 
@@ -99,11 +103,16 @@ def take_snapshot(session: Session, name: str, *, quote_after: bool = False) -> 
         The binary measurement list.
     """
     before = _quote(session)
-    log = session.guest.read_file(MEASUREMENTS, session.budget())
+    log = read_list(session)
     after = _quote(session) if quote_after else None
     epoch = session.machine.epochs.current.number
     session.evidence.add_snapshot(Snapshot(name, epoch, before, log, after))
     return log
+
+
+def read_list(session: Session) -> bytes:
+    """The binary measurement list, without any quote beside it."""
+    return session.guest.read_file(MEASUREMENTS, session.budget())
 
 
 def kexec_load(
@@ -220,6 +229,20 @@ def cold_reset(session: Session) -> None:
     token = session.machine.epochs.current.token or ""
     info = session.guest.wait_for_agent(session.budget(2), token=token)
     _record_boot(session, info)
+
+
+def end(session: Session, command: str, how: Expected) -> None:
+    """Have a shell command end the machine, and wait until it has.
+
+    Raises:
+        GuestFailure: it did not, or ended in another way.
+    """
+    script = f"(busybox sleep 0.5; {command}) &"
+    watch = session.machine.watch
+    # QEMU exits with any of them (see `-no-reboot`).
+    with watch.expect(how) as expected, watch.expect(Expected.POWER_OFF):
+        session.guest.run(["sh", "-c", script], session.budget())
+        expected.wait(session.budget())
 
 
 def kernel_log(session: Session) -> tuple[str, ...]:

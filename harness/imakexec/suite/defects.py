@@ -72,6 +72,46 @@ DEFECTS: tuple[Defect, ...] = (
         present=lambda kernel: kernel.config.get("KEXEC_SIG") != "y",
         case="kexec_file_load",
     ),
+    Defect(
+        id="C5",
+        scenario=8,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="x86 restores from a buffer for which the next kernel has no memory, and dies",
+        present=lambda kernel: kernel.version < (7, 0),
+        case="1 MiB",
+    ),
+    Defect(
+        id="C5",
+        scenario=8,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="the same with a small list, which lies at the end of memory since 6.8",
+        present=lambda kernel: (6, 8) <= kernel.version < (7, 0),
+        case="8 KiB",
+    ),
+    _copied_at_load(11, "violations carried"),
+    Defect(
+        id="C4",
+        scenario=11,
+        breaks=frozenset({Oracle.VIOLATIONS}),
+        reason="restored violations are not counted",
+        present=lambda _: True,
+    ),
+    Defect(
+        id="A1",
+        scenario=24,
+        breaks=frozenset({Oracle.PREFIX, "records carried"}),
+        reason="without a TPM as with one, what is measured between load and execute is lost",
+        present=_copies_at_load,
+        case="no TPM",
+    ),
+    Defect(
+        id="A1",
+        scenario=24,
+        breaks=frozenset({"the list is carried", "records carried"}),
+        reason="with the TPM removed too, what is measured between load and execute is lost",
+        present=_copies_at_load,
+        case="TPM removed",
+    ),
 )
 
 

@@ -25,8 +25,8 @@ class Reading:
         violations: the file of that name.
         lists: every other list that the kernel offers, by file name, those of staged records left
             out.
-        update_counter: the TPM's pcrUpdateCounter (TPM 2.0 part 3, TPM2_PCR_Read).
-        sessions: handles of the sessions that are loaded in the TPM.
+        update_counter: the TPM's pcrUpdateCounter (TPM 2.0 part 3, TPM2_PCR_Read); 0 without one.
+        sessions: handles of the sessions that are loaded in the TPM, if there is one.
     """
 
     snapshot: str
@@ -63,6 +63,6 @@ def take_reading(session: Session, snapshot: str, log: bytes) -> Reading:
             for name in names
             if "_runtime_measurements" in name and name != _READ and "staged" not in name
         },
-        update_counter=session.tpm.update_counter(budget()),
-        sessions=session.tpm.loaded_sessions(budget()),
+        update_counter=session.tpm.update_counter(budget()) if session.has_tpm else 0,
+        sessions=session.tpm.loaded_sessions(budget()) if session.has_tpm else (),
     )

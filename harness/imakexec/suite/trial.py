@@ -19,6 +19,7 @@ from imakexec.attest import Judgement, MeasurementLog, Record, Verdict, judge_fo
 from imakexec.errors import GuestFailure
 from imakexec.evidence import Evidence
 from imakexec.machine.guest import BootInfo
+from imakexec.machine.watch import Expected
 from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite import oracles
 from imakexec.suite.catalogue import Scenario
@@ -81,10 +82,12 @@ class Trial:
     _readings: list[Reading] = field(default_factory=list)
     _allowed: list[str] = field(default_factory=list)
     _loss: str = ""
+    _loss_verdict: Verdict | None = None
     _skipped: set[str] = field(default_factory=set)
     _padded: frozenset[str] = frozenset()
     _per_record: int = 0
     _first_uptime: float = 0.0
+    _is_off: bool = False
 
     # What a test says before or while it runs.
 
@@ -92,12 +95,17 @@ class Trial:
         """Let kernels say what holds one of these texts: here it is what they must say."""
         self._allowed += texts
 
-    def expect_loss(self, because: str) -> None:
+    def expect_loss(self, because: str, *, verdict: Verdict | None = None) -> None:
         """Records must be lost, in whole records and noticed by the verifier.
 
-        It takes the place of O1, O2 and O7.
+        It takes the place of O1, O2 and O7. Without a TPM the lists alone must show it.
+
+        Args:
+            verdict: what the verifier must call it; None for TRUNCATED where the kernel has markers
+                and OUT_OF_SYNC elsewhere.
         """
         self._loss = because
+        self._loss_verdict = verdict
 
     def waive(self, *which: Oracle, because: str) -> None:
         """Make no use of an oracle where it cannot be asked.
@@ -136,16 +144,21 @@ class Trial:
             self.session = session
             scenario.boot(session)
             self.boot_seconds = session.boot_seconds
-            self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
+            if session.has_tpm:
+                self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
             self._first_uptime = session.guest.ping(session.budget()).uptime
             self.snapshot("boot")
             yield session
-            self.snapshot("end", quote_after=True)
+            if not self._is_off:
+                self.snapshot("end", quote_after=True)
         self._judge()
 
     def snapshot(self, name: str, *, quote_after: bool = False) -> bytes:
         """Take a snapshot with all that is read beside it; the list that was read."""
-        log = scenario.take_snapshot(self.session, name, quote_after=quote_after)
+        if self.session.has_tpm:
+            log = scenario.take_snapshot(self.session, name, quote_after=quote_after)
+        else:
+            log = scenario.read_list(self.session)
         self._readings.append(take_reading(self.session, name, log))
         return log
 
@@ -170,6 +183,12 @@ class Trial:
         self.hops.append(Hop(epoch + 1, min(info.uptime, time.monotonic() - began), records))
         self.snapshot(f"boot-{epoch + 1}")
         return info
+
+    def end(self, command: str, how: Expected) -> None:
+        """Take the last snapshot, and have a shell command in the guest end the machine."""
+        self.snapshot("end", quote_after=True)
+        scenario.end(self.session, command, how)
+        self._is_off = True
 
     # What came out.
 
@@ -212,12 +231,16 @@ class Trial:
             *oracles.message_findings(self.console, self._allowed),
             *oracles.time_findings(self._first_uptime, self.hops),
         ]
-        if self._loss:
+        lost = list(oracles.prefix_findings(self._readings))
+        if self._loss and self.session.has_tpm:
             found += self._loss_findings()
+        elif self._loss:
+            found += [] if lost else [Finding("loss detected", f"nothing is lost: {self._loss}")]
         else:
-            found += oracles.replay_findings(self.judgement)
-            found += oracles.prefix_findings(self._readings)
-            found += oracles.counter_findings(self._readings, self._per_record)
+            found += lost
+            if self.session.has_tpm:
+                found += oracles.replay_findings(self.judgement)
+                found += oracles.counter_findings(self._readings, self._per_record)
         self.findings += [finding for finding in found if finding.demand not in self._skipped]
 
     def _loss_findings(self) -> Iterator[Finding]:
@@ -225,6 +248,8 @@ class Trial:
         due = {Verdict.OUT_OF_SYNC}
         if self.kernel.has_markers and self.kernel.carries_events_after_load:
             due = {Verdict.TRUNCATED}
+        if self._loss_verdict is not None:
+            due = {self._loss_verdict}
         verdict = self.judgement.verdict
         if verdict not in due:
             yield Finding(
