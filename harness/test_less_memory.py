@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 8: the next kernel is told to use less memory than there is.
+
+Where the list lies beyond that, the next kernel must see it, say so, and start a list of its own,
+and the verifier must notice. A list that lies below is carried.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from imakexec import scenario
+from imakexec.suite.oracles import Oracle
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(8)
+
+MEMORY_MIB = 1024
+USED_MIB = 256
+SIZES = {"8 KiB": 8 << 10, "1 MiB": 1 << 20}
+REJECTED = "lies outside available memory"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_less_memory(trial: Trial, size: str) -> None:
+    trial.case |= {size}
+    with trial.running(memory_mib=MEMORY_MIB) as session:
+        scenario.measure_bytes(session, SIZES[size], longest=scenario.LONG_PATHS)
+        trial.execute(trial.load(append=f"mem={USED_MIB}M"))
+        place = scenario.find_handover_buffer(
+            session.guest, session.machine.config.arch, session.budget()
+        )
+        assert place is not None, "the next kernel was handed no list"
+        is_beyond = sum(place) > USED_MIB << 20
+        if is_beyond:
+            trial.allow(REJECTED)
+            trial.expect_loss("there is no memory where the list is")
+            trial.waive(Oracle.BOOTS, because="the earlier boots are lost with the list")
+
+    said = REJECTED in trial.console
+    trial.claim("rejected if out of memory", said == is_beyond, f"at {place[0]:#x}, said: {said}")
+    boots = trial.names().count("boot_aggregate")
+    trial.claim("a list of its own if rejected", boots == 2 - is_beyond, f"{boots} boots")
