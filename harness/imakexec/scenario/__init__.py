@@ -16,6 +16,7 @@ from imakexec.scenario.handover import (
     read_handover_buffer,
 )
 from imakexec.scenario.messages import FORBIDDEN, complaints
+from imakexec.scenario.room import Room, room_after_load
 from imakexec.scenario.session import Session
 from imakexec.scenario.steps import (
     MEASUREMENTS,
@@ -46,6 +47,7 @@ __all__ = [
     "NEXT_KERNEL",
     "Load",
     "LoadedKernel",
+    "Room",
     "Session",
     "boot",
     "cold_reset",
@@ -64,6 +66,7 @@ __all__ = [
     "put_next_kernel",
     "read_handover_buffer",
     "read_list",
+    "room_after_load",
     "storm",
     "take_snapshot",
 ]
