@@ -9,8 +9,13 @@ from imakexec.errors import GuestFailure
 from imakexec.machine.guest import Guest
 from imakexec.scenario.session import Session
 
-KEEPS_BUFFER = "initcall_blacklist=init_ima"
-"""For the next kernel's command line: it starts no IMA, which leaves the buffer as it is."""
+KEEPS_BUFFER = "initcall_blacklist=init_ima,security_initcall_late,security_initcall_late_sync"
+"""For the next kernel's command line: it starts no IMA, which leaves the buffer as it is.
+
+6.1 and 6.12 start it by an initcall of its own, 7.3 by one of the security framework.
+"""
+
+_IMA = "/sys/kernel/security/ima"
 
 
 def read_handover_buffer(session: Session) -> bytes | None:
@@ -19,9 +24,17 @@ def read_handover_buffer(session: Session) -> bytes | None:
     The kernel must have been started with `KEEPS_BUFFER`: a restored buffer is free memory.
 
     Raises:
-        GuestFailure: the kernel was handed something else than a place in memory.
+        GuestFailure: the kernel was handed something else than a place in memory, or has started
+            IMA.
         InfraError: the host failed.
     """
+    started = session.guest.run(["sh", "-c", f"[ ! -e {_IMA} ] || echo yes"], session.budget())
+    if started.stdout:
+        raise GuestFailure(
+            "the next kernel has started IMA, and freed the buffer that it was handed",
+            where=_IMA,
+            remedy="name the initcall that has started it in KEEPS_BUFFER",
+        )
     found = find_handover_buffer(session.guest, session.machine.config.arch, session.budget())
     if found is None:
         return None
