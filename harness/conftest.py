@@ -25,7 +25,7 @@ from rich.console import Console
 from imakexec import job
 from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
 from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
-from imakexec.attest.handover import HandoverBuffer
+from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
 from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
@@ -408,9 +408,13 @@ def subject(
 def trial(
     request: pytest.FixtureRequest, lab: Lab, subject: Subject, pytestconfig: pytest.Config
 ) -> Trial:
-    """What a scenario's test does everything with; its kernel has room for late records."""
+    """What a scenario's test does everything with.
+
+    Its kernel has room for late records where a kernel has the option; none with the marker tight.
+    """
     marker = request.node.get_closest_marker("scenario")
-    kernel = subject.request()
+    tight = request.node.get_closest_marker("tight")
+    kernel = subject.request(extra_memory_kb=0 if tight else ENOUGH_KB)
     made = Trial(
         scenario=CATALOGUE[marker.args[0]],
         kernel=KernelProperties.of(lab.workshop.kernel(kernel)),
@@ -574,6 +578,14 @@ def buffer_of(content: bytes | None) -> HandoverBuffer:
         return HandoverBuffer.parse(content)
     except Rejection as error:
         pytest.fail(f"this is no hand-over buffer: {error}")
+
+
+def carried_in(buffer: HandoverBuffer) -> CarriedList:
+    """The records that a hand-over buffer carries; the test fails if they are not as it counts."""
+    try:
+        return buffer.carried()
+    except Rejection as error:
+        pytest.fail(f"these are no records: {error}")
 
 
 def late_refusal(session: Session) -> LateRefusal:

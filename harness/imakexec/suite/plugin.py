@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "scenario(number): a test of that scenario of the catalogue, docs/scenarios.md",
         "smoke: the shortest proof, under a minute; run with -m smoke",
         "kernels(*names): on these kernels only, of patched, plain, given, debug",
+        "tight: the kernel has half a page for what is measured after the load, as by default",
         "under_debug: in the nightly set also on a kernel that reports its own mistakes",
     ):
         config.addinivalue_line("markers", line)

@@ -91,6 +91,11 @@ class KernelProperties:
         """Whether it has this project's series, which alone copies whole records only."""
         return self.whole_records
 
+    @property
+    def copies_bytes(self) -> bool:
+        """Whether it copies at execute and stops where the segment does, inside a record too."""
+        return self.carries_events_after_load and not self.whole_records
+
 
 def version_of(release: str) -> tuple[int, ...]:
     """The numbers that a release begins with.

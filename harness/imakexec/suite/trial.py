@@ -87,7 +87,7 @@ class Trial:
     _padded: frozenset[str] = frozenset()
     _per_record: int = 0
     _first_uptime: float = 0.0
-    _is_off: bool = False
+    _is_over: bool = False
 
     # What a test says before or while it runs.
 
@@ -149,7 +149,7 @@ class Trial:
             self._first_uptime = session.guest.ping(session.budget()).uptime
             self.snapshot("boot")
             yield session
-            if not self._is_off:
+            if not self._is_over:
                 self.snapshot("end", quote_after=True)
         self._judge()
 
@@ -188,7 +188,32 @@ class Trial:
         """Take the last snapshot, and have a shell command in the guest end the machine."""
         self.snapshot("end", quote_after=True)
         scenario.end(self.session, command, how)
-        self._is_off = True
+        self._is_over = True
+
+    def hand_over(self, loaded: LoadedKernel) -> bytes:
+        """Take a last snapshot, execute a kernel that was loaded with `scenario.KEEPS_BUFFER`.
+
+        That kernel has no list: the trial ends with the snapshot "end" of the one before, and the
+        verifier is not asked about a boot that it knows nothing of.
+
+        Returns:
+            The segment as that kernel finds it, whole.
+
+        Raises:
+            GuestFailure: there is none.
+        """
+        self.snapshot("end", quote_after=True)
+        self._is_over = True
+        self.waive(Oracle.REPLAY, because="the kernel that was booted last has no list")
+        scenario.kexec_execute(self.session, loaded)
+        content = scenario.read_handover_buffer(self.session)
+        if content is None:
+            raise GuestFailure(
+                "the next kernel has no hand-over buffer",
+                where=str(self.folder),
+                remedy="see what the kernel before has said at the load",
+            )
+        return content
 
     # What came out.
 
