@@ -13,6 +13,7 @@ from imakexec.scenario.activity import (
 from imakexec.scenario.handover import (
     KEEPS_BUFFER,
     find_handover_buffer,
+    is_handed_a_list,
     read_handover_buffer,
 )
 from imakexec.scenario.messages import FORBIDDEN, complaints
@@ -31,6 +32,7 @@ from imakexec.scenario.steps import (
     kernel_log,
     kexec_execute,
     kexec_load,
+    kexec_load_refused,
     kexec_unload,
     new_token,
     put_next_kernel,
@@ -56,9 +58,11 @@ __all__ = [
     "end",
     "find_handover_buffer",
     "generate_activity",
+    "is_handed_a_list",
     "kernel_log",
     "kexec_execute",
     "kexec_load",
+    "kexec_load_refused",
     "kexec_unload",
     "measure_bytes",
     "new_token",

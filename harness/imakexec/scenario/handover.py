@@ -46,6 +46,19 @@ def read_handover_buffer(session: Session) -> bytes | None:
     return content
 
 
+def is_handed_a_list(session: Session) -> bool:
+    """Whether the running kernel shows that it was handed a segment, restored or not.
+
+    Where that is in the device tree it shows none that it has restored.
+
+    Raises:
+        GuestFailure: the kernel was handed something else than a place in memory.
+        InfraError: the host failed.
+    """
+    machine = session.machine
+    return find_handover_buffer(session.guest, machine.config.arch, session.budget()) is not None
+
+
 def find_handover_buffer(guest: Guest, arch: Arch, deadline: Deadline) -> tuple[int, int] | None:
     """Physical address and size in bytes of what the running kernel was handed; None for nothing.
 

@@ -166,6 +166,28 @@ def put_next_kernel(session: Session, image: Path) -> None:
     session.guest.write_file(NEXT_KERNEL, image.read_bytes(), session.budget())
 
 
+def kexec_load_refused(
+    session: Session, *, image: str = NEXT_KERNEL, initrd: str = NEXT_INITRD, cmdline: str = "x"
+) -> None:
+    """Try a load by kexec_file_load(2) that the kernel must refuse; what waits goes on waiting.
+
+    Args:
+        image: the boot image, in the guest.
+        initrd: the initramfs, in the guest.
+        cmdline: the command line of the next kernel.
+
+    Raises:
+        GuestFailure: the kernel took it.
+    """
+    command = ["kexec", "-s", "-l", image, f"--initrd={initrd}", f"--command-line={cmdline}"]
+    if session.guest.run(command, session.budget(2), check=False).code == 0:
+        raise GuestFailure(
+            f"the kernel took {image}, which it must refuse",
+            where=str(session.machine.console.path),
+            remedy="see kexec_file_load() of the kernel under test",
+        )
+
+
 def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
     """Drop the image that waits for its execution, or the crash kernel's.
 

@@ -100,11 +100,17 @@ def prefix_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
         )
 
 
-def boot_findings(judgement: Judgement, readings: Sequence[Reading]) -> Iterator[Finding]:
-    """O3."""
+def boot_findings(
+    judgement: Judgement, readings: Sequence[Reading], *, anew: bool = False
+) -> Iterator[Finding]:
+    """O3.
+
+    Args:
+        anew: every kernel must have started a list of its own.
+    """
     for reading in readings:
         found = len(find_boot_aggregates(MeasurementLog.parse(reading.log)))
-        if found != reading.epoch + 1:
+        if found != (1 if anew else reading.epoch + 1):
             yield Finding(
                 Oracle.BOOTS,
                 f"{found} boot_aggregate records in {reading.snapshot}, boot {reading.epoch}",

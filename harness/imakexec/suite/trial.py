@@ -28,6 +28,9 @@ from imakexec.suite.oracles import Finding, Hop, Oracle
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.readings import Reading, take_reading
 
+SYSRQ_PANIC = ("sysrq triggered crash",)
+"""What a kernel says when it is told to panic."""
+
 OpenSession = Callable[..., AbstractContextManager[Session]]
 
 
@@ -83,6 +86,7 @@ class Trial:
     _allowed: list[str] = field(default_factory=list)
     _loss: str = ""
     _loss_verdict: Verdict | None = None
+    _starts_anew: bool = False
     _skipped: set[str] = field(default_factory=set)
     _padded: frozenset[str] = frozenset()
     _per_record: int = 0
@@ -95,16 +99,20 @@ class Trial:
         """Let kernels say what holds one of these texts: here it is what they must say."""
         self._allowed += texts
 
-    def expect_loss(self, because: str, *, verdict: Verdict | None = None) -> None:
+    def expect_loss(
+        self, because: str, *, of_all: bool = False, verdict: Verdict | None = None
+    ) -> None:
         """Records must be lost, in whole records and noticed by the verifier.
 
         It takes the place of O1, O2 and O7. Without a TPM the lists alone must show it.
 
         Args:
+            of_all: the next kernel gets none of them, and starts a list of its own.
             verdict: what the verifier must call it; None for TRUNCATED where the kernel has markers
                 and OUT_OF_SYNC elsewhere.
         """
         self._loss = because
+        self._starts_anew = of_all
         self._loss_verdict = verdict
 
     def waive(self, *which: Oracle, because: str) -> None:
@@ -173,11 +181,22 @@ class Trial:
             meanwhile: a shell script that starts what goes on while kexec executes. No snapshot is
                 then taken before: it would not be the last.
         """
+        return self._hop(
+            lambda: scenario.kexec_execute(self.session, loaded, meanwhile=meanwhile),
+            at_rest=not meanwhile,
+        )
+
+    def panic(self, crash_kernel: LoadedKernel) -> BootInfo:
+        """Take a snapshot, have the kernel panic, and take one in the crash kernel."""
+        self.allow(*SYSRQ_PANIC)
+        return self._hop(lambda: scenario.crash(self.session, crash_kernel), at_rest=True)
+
+    def _hop(self, go: Callable[[], None], *, at_rest: bool) -> BootInfo:
         epoch = self.session.machine.epochs.current.number
-        if not meanwhile:
+        if at_rest:
             self.snapshot(f"before-execute-{epoch}")
         began = time.monotonic()
-        scenario.kexec_execute(self.session, loaded, meanwhile=meanwhile)
+        go()
         info = self.session.guest.ping(self.session.budget())
         records = self._readings[-1].count
         self.hops.append(Hop(epoch + 1, min(info.uptime, time.monotonic() - began), records))
@@ -250,7 +269,7 @@ class Trial:
     def _judge(self) -> None:
         self.judgement = judge_folder(self.folder)
         found = [
-            *oracles.boot_findings(self.judgement, self._readings),
+            *oracles.boot_findings(self.judgement, self._readings, anew=self._starts_anew),
             *oracles.count_findings(self._readings, self._padded),
             *oracles.violation_findings(self._readings),
             *oracles.message_findings(self.console, self._allowed),
