@@ -61,6 +61,35 @@ def _copied_at_load(number: int, *more: str, case: str = "") -> Defect:
     )
 
 
+def _keeps_state_outside_the_image(kernel: KernelProperties) -> bool:
+    """Buffer, size and mapping are variables of IMA, as in the series that was merged for 6.16."""
+    return kernel.carries_events_after_load and not kernel.is_ours
+
+
+def _failed_load_measured(number: int, *, case: str) -> Defect:
+    return Defect(
+        id="K9",
+        scenario=number,
+        breaks=frozenset({"a kexec_load for each load"}),
+        reason="kexec_load is measured before a load can fail",
+        present=lambda kernel: _keeps_state_outside_the_image(kernel) and kernel.has_markers,
+        case=case,
+    )
+
+
+_LOADS = (
+    _copied_at_load(6, case="fits"),
+    Defect(
+        id="K1",
+        scenario=6,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="a failed load leaves its larger size, and the copy runs past the first segment",
+        present=_keeps_state_outside_the_image,
+        case="exceeds",
+    ),
+    _failed_load_measured(6, case="fits"),
+)
+
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried"),
     _copied_at_load(9, "records carried"),
@@ -112,6 +141,7 @@ DEFECTS: tuple[Defect, ...] = (
         present=_copies_at_load,
         case="TPM removed",
     ),
+    *_LOADS,
 )
 
 
