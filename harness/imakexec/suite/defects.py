@@ -66,6 +66,17 @@ def _keeps_state_outside_the_image(kernel: KernelProperties) -> bool:
     return kernel.carries_events_after_load and not kernel.is_ours
 
 
+def _mapping_stays(number: int, *breaks: str, case: str = "") -> Defect:
+    return Defect(
+        id="K2",
+        scenario=number,
+        breaks=frozenset(breaks),
+        reason="nobody unmaps the segment of an image that is unloaded or replaced by a legacy one",
+        present=_keeps_state_outside_the_image,
+        case=case,
+    )
+
+
 def _failed_load_measured(number: int, *, case: str) -> Defect:
     return Defect(
         id="K9",
@@ -88,6 +99,9 @@ _LOADS = (
         case="exceeds",
     ),
     _failed_load_measured(6, case="fits"),
+    _copied_at_load(7, "records carried", case="unload"),
+    _mapping_stays(7, "no mapping after an unload", case="unload"),
+    _mapping_stays(7, "no mapping after a legacy load", case="legacy"),
 )
 
 DEFECTS: tuple[Defect, ...] = (

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 7: what waits is unloaded, or replaced by an image that is handed no list.
+
+The mapping of its segment goes with it: those pages are free, and whoever gets them must not find
+the list written into them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import mappings
+from imakexec import scenario
+from imakexec.scenario import Load
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(7)
+
+COUNT = 10
+
+
+def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
+    """Either system call unloads what the other one has loaded."""
+    mapped = 1 if trial.kernel.carries_events_after_load else 0
+    trial.case |= {"unload"}
+    with trial.running() as session:
+        for how in (Load.FILE, Load.LEGACY):
+            trial.load()
+            assert len(mappings(session)) == mapped
+            scenario.kexec_unload(session, how)
+            trial.claim("no mapping after an unload", not mappings(session), f"after {how}")
+        loaded = trial.load()
+        assert len(mappings(session)) == mapped
+        measured = scenario.generate_activity(session, COUNT)
+        trial.execute(loaded)
+
+    carried = set(measured) & set(trial.names())
+    trial.claim("records carried", len(carried) == COUNT, f"{len(carried)} of {COUNT}")
+
+
+def test_a_legacy_image_is_executed_without_a_list(trial: Trial) -> None:
+    """What was loaded before it must not be filled in its place."""
+    trial.case |= {"legacy"}
+    trial.expect_loss("kexec_load hands no list over", of_all=True)
+    with trial.running(cmdline="page_poison=1") as session:
+        trial.load()
+        legacy = trial.load(how=Load.LEGACY)
+        trial.claim("no mapping after a legacy load", not mappings(session), mappings(session))
+        trial.execute(legacy)
+        handed = scenario.is_handed_a_list(session)
+
+    assert not handed
+    assert not set(trial.names()) & {"kexec_load", "kexec_execute"}
