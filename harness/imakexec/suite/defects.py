@@ -102,6 +102,15 @@ _LOADS = (
     _copied_at_load(7, "records carried", case="unload"),
     _mapping_stays(7, "no mapping after an unload", case="unload"),
     _mapping_stays(7, "no mapping after a legacy load", case="legacy"),
+    _copied_at_load(12, case="fits"),
+    Defect(
+        id="B15",
+        scenario=12,
+        breaks=frozenset({Oracle.BOOTS, "loss detected", "nothing is handed over"}),
+        reason="the crash image gets a segment, and its kernel restores the list of its load",
+        present=_copies_at_load,
+        case="panic",
+    ),
 )
 
 DEFECTS: tuple[Defect, ...] = (
