@@ -89,6 +89,8 @@ def _failed_load_measured(number: int, *, case: str) -> Defect:
 
 
 _LOADS = (
+    _mapping_stays(2, "a mapping for what waits", case="segment dropped"),
+    _failed_load_measured(2, case="failed load"),
     _copied_at_load(6, case="fits"),
     Defect(
         id="K1",
