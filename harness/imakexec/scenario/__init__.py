@@ -6,6 +6,7 @@ from __future__ import annotations
 from imakexec.scenario.activity import (
     LONG_PATHS,
     generate_activity,
+    measure_again,
     measure_bytes,
     paths_of_records,
     storm,
@@ -64,6 +65,7 @@ __all__ = [
     "kexec_load",
     "kexec_load_refused",
     "kexec_unload",
+    "measure_again",
     "measure_bytes",
     "new_token",
     "paths_of_records",

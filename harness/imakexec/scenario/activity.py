@@ -49,6 +49,18 @@ while read -r name; do
 done
 """
 
+_MEASURE_AGAIN = """
+set -e
+mkdir -p "$1"
+cd "$1"
+i=0
+while [ $i -lt "$2" ]; do
+    i=$((i + 1))
+    echo $i >f
+    : <f
+done
+"""
+
 
 def generate_activity(session: Session, count: int) -> tuple[str, ...]:
     """Write and read new files and run new programs, so that `count` records are measured.
@@ -90,6 +102,22 @@ def measure_bytes(session: Session, size: int, *, longest: int = _LONGEST_PATH) 
         stdin="".join(f"{path.rpartition('/')[2]}\n" for path in paths).encode(),
     )
     return paths
+
+
+def measure_again(session: Session, count: int, *, length: int = 0) -> str:
+    """Measure one file `count` times, each time with another content; its path.
+
+    It takes less time and memory than as many files.
+
+    Args:
+        length: bytes that the path has about, `LONG_PATHS` at most; 0 for a short one.
+    """
+    folder = f"/a{secrets.token_hex(3)}"
+    folder += f"/{'d' * (_LONGEST_NAME // 2)}" * (length // (_LONGEST_NAME // 2 + 1))
+    session.guest.run(
+        ["sh", "-c", _MEASURE_AGAIN, "measure", folder, str(count)], session.budget(count / 100)
+    )
+    return f"{folder}/f"
 
 
 def paths_of_records(size: int, *, folder: str, longest: int = _LONGEST_PATH) -> tuple[str, ...]:
