@@ -151,6 +151,15 @@ DEFECTS: tuple[Defect, ...] = (
         present=lambda _: True,
     ),
     Defect(
+        id="E8",
+        scenario=19,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="the restore believes the header's buffer_size, reads beyond the segment, and dies",
+        present=lambda _: True,
+        case="beyond memory",
+    ),
+    _copied_at_load(23, "records carried", case="no hash table"),
+    Defect(
         id="A1",
         scenario=24,
         breaks=frozenset({Oracle.PREFIX, "records carried"}),

@@ -85,7 +85,6 @@ class Trial:
     _readings: list[Reading] = field(default_factory=list)
     _allowed: list[str] = field(default_factory=list)
     _loss: str = ""
-    _loss_verdict: Verdict | None = None
     _starts_anew: bool = False
     _skipped: set[str] = field(default_factory=set)
     _padded: frozenset[str] = frozenset()
@@ -99,21 +98,16 @@ class Trial:
         """Let kernels say what holds one of these texts: here it is what they must say."""
         self._allowed += texts
 
-    def expect_loss(
-        self, because: str, *, of_all: bool = False, verdict: Verdict | None = None
-    ) -> None:
+    def expect_loss(self, because: str, *, of_all: bool = False) -> None:
         """Records must be lost, in whole records and noticed by the verifier.
 
         It takes the place of O1, O2 and O7. Without a TPM the lists alone must show it.
 
         Args:
             of_all: the next kernel gets none of them, and starts a list of its own.
-            verdict: what the verifier must call it; None for TRUNCATED where the kernel has markers
-                and OUT_OF_SYNC elsewhere.
         """
         self._loss = because
         self._starts_anew = of_all
-        self._loss_verdict = verdict
 
     def waive(self, *which: Oracle, because: str) -> None:
         """Make no use of an oracle where it cannot be asked.
@@ -292,8 +286,6 @@ class Trial:
         due = {Verdict.OUT_OF_SYNC}
         if self.kernel.has_markers and self.kernel.carries_events_after_load:
             due = {Verdict.TRUNCATED}
-        if self._loss_verdict is not None:
-            due = {self._loss_verdict}
         verdict = self.judgement.verdict
         if verdict not in due:
             yield Finding(

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 19: the hand-over buffer is damaged before the next kernel restores it.
+
+Nothing protects it: the purgatory leaves it out, and it has no checksum. The next kernel must live
+with whatever is in it, and what it makes of it must not pass for the list.
+
+The machine is stopped when the next kernel's banner is out, and the buffer changed in its memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from imakexec import scenario
+from imakexec.attest import MeasurementLog, Record, Verdict
+from imakexec.attest.handover import HEADER_SIZE
+from imakexec.errors import ImaKexecError
+from imakexec.scenario import Session
+from imakexec.suite.oracles import Oracle
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(19)
+
+PAGE = 4096
+
+# Where in the header they are: see imakexec.attest.handover.
+VERSION, SIZE, COUNT = 0, 8, 16
+
+MUCH = 1 << 40
+"""More bytes or records than there is memory for."""
+
+BEYOND_MEMORY = 1 << 30
+"""The same in 32 bits: the machine has half of it."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """The first page of a hand-over buffer in the memory of a machine that stands still.
+
+    Attributes:
+        memory: of the machine.
+        start: where in it the page begins.
+        record: one of the records that are in the page.
+    """
+
+    memory: mmap.mmap
+    start: int
+    record: Record
+
+    def add(self, offset: int, difference: int, *, form: str = "<Q") -> None:
+        """Add to a number in the page."""
+        [value] = struct.unpack_from(form, self.memory, self.start + offset)
+        struct.pack_into(form, self.memory, self.start + offset, value + difference)
+
+    @property
+    def template_length(self) -> int:
+        """Where the length of the record's template name stands: behind PCR and digest."""
+        return HEADER_SIZE + self.record.offset + 4 + 20
+
+    @property
+    def data_length(self) -> int:
+        """Where the length of its template data stands."""
+        return self.end - len(self.record.data) - 4
+
+    @property
+    def end(self) -> int:
+        """Where the record ends."""
+        return HEADER_SIZE + self.record.offset + self.record.size
+
+
+def another_version(buffer: Buffer) -> None:
+    buffer.add(VERSION, 2)
+
+
+def zeros(buffer: Buffer) -> None:
+    buffer.memory[buffer.start : buffer.start + PAGE] = bytes(PAGE)
+
+
+def fewer_records(buffer: Buffer) -> None:
+    buffer.add(COUNT, -3)
+
+
+def more_records(buffer: Buffer) -> None:
+    buffer.add(COUNT, 3)
+
+
+def most_records(buffer: Buffer) -> None:
+    struct.pack_into("<Q", buffer.memory, buffer.start + COUNT, (1 << 64) - 1)
+
+
+def fewer_bytes(buffer: Buffer) -> None:
+    buffer.add(SIZE, -10)
+
+
+def more_bytes(buffer: Buffer) -> None:
+    buffer.add(SIZE, MUCH)
+
+
+def more_of_both(buffer: Buffer) -> None:
+    buffer.add(SIZE, MUCH)
+    buffer.add(COUNT, MUCH)
+
+
+def another_name(buffer: Buffer) -> None:
+    buffer.memory[buffer.start + buffer.end - 2] ^= 1
+
+
+def a_long_record(buffer: Buffer) -> None:
+    buffer.add(buffer.data_length, BEYOND_MEMORY, form="<I")
+
+
+def a_record_beyond_memory(buffer: Buffer) -> None:
+    buffer.add(SIZE, MUCH)
+    buffer.add(buffer.template_length, BEYOND_MEMORY, form="<I")
+
+
+Damage = Callable[[Buffer], None]
+
+LOSES_ALL: dict[Damage, str] = {
+    another_version: "attempting to restore a incompatible measurement list",
+    zeros: "attempting to restore a incompatible measurement list",
+    most_records: "attempting to restore too many measurements",
+}
+LOSES_THE_END: dict[Damage, str] = {
+    fewer_records: "entry header: buf end mismatch",
+    fewer_bytes: "entry header: nr of fields mismatch",
+    more_bytes: "entry header: buf end mismatch",
+    a_long_record: "entry header: nr of fields mismatch",
+}
+LOSES_NOTHING: dict[Damage, str] = {
+    more_records: "",
+    more_of_both: "attempting to restore the template fmt",
+}
+NOT_RESTORED = "Failed to restore the measurement list: -22"
+
+
+def damage_buffers(ram: Path, log: bytes, damage: Damage) -> None:
+    """Damage every hand-over buffer in memory that carries this list."""
+    record = MeasurementLog.parse(log)[-1]
+    assert HEADER_SIZE + len(log) < PAGE
+    damaged = 0
+    with ram.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        place = memory.find(log)
+        while place >= 0:
+            if place % PAGE == HEADER_SIZE:
+                damage(Buffer(memory, place - HEADER_SIZE, record))
+                damaged += 1
+            place = memory.find(log, place + len(log))
+    assert damaged > 0, "the buffer is not in memory"
+
+
+@contextmanager
+def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None]:
+    """Have something done with the machine paused, when the kernel that is executed says hello."""
+    machine, budget = session.machine, session.budget(2)
+    due = machine.epochs.current.number + 1
+    failed: list[ImaKexecError | AssertionError] = []
+
+    def wait_and_act() -> None:
+        try:
+            machine.watch.wait_until(
+                lambda: machine.epochs.current.number == due or None,
+                budget,
+                doing="waiting for the next kernel",
+            )
+            with machine.paused(budget):
+                act()
+        except (ImaKexecError, AssertionError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Iterator[Path]:
+    """A file for the guest's memory, too large to be kept."""
+    yield tmp_path / "ram"
+    (tmp_path / "ram").unlink()
+
+
+def execute_damaged(trial: Trial, ram: Path, damage: Damage) -> None:
+    """Hand some records over, and damage the buffer that holds them."""
+    with trial.running(ram=ram) as session:
+        scenario.generate_activity(session, 5)
+        log = trial.snapshot("before-load")
+        loaded = trial.load()
+        with at_next_kernel(session, lambda: damage_buffers(ram, log, damage)):
+            trial.execute(loaded)
+
+
+def nightly(damages: dict[Damage, str], *by_day: Damage) -> list[object]:
+    """Parameters of a test: all damages, of which only some are tried by day."""
+    return [
+        pytest.param(
+            damage, says, id=damage.__name__, marks=() if damage in by_day else pytest.mark.nightly
+        )
+        for damage, says in damages.items()
+    ]
+
+
+@pytest.mark.parametrize(("damage", "says"), nightly(LOSES_ALL, another_version))
+def test_a_damage_that_loses_the_list(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
+    trial.allow(says, NOT_RESTORED)
+    trial.expect_loss("nothing is restored from such a buffer")
+    trial.waive(Oracle.BOOTS, because="the earlier boot is lost with the list")
+    execute_damaged(trial, ram, damage)
+    trial.claim("the kernel says it", says in trial.console and NOT_RESTORED in trial.console)
+    trial.claim("a list of its own", trial.names().count("boot_aggregate") == 1)
+
+
+@pytest.mark.parametrize(("damage", "says"), nightly(LOSES_THE_END))
+def test_a_damage_that_loses_records(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
+    trial.allow(says, NOT_RESTORED)
+    trial.expect_loss("the records behind the damage are not restored")
+    execute_damaged(trial, ram, damage)
+    trial.claim("the kernel says it", says in trial.console and NOT_RESTORED in trial.console)
+
+
+@pytest.mark.parametrize(("damage", "says"), nightly(LOSES_NOTHING))
+def test_a_damage_that_loses_nothing(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
+    if says:
+        trial.allow(says, NOT_RESTORED)
+    execute_damaged(trial, ram, damage)
+    trial.claim("the kernel says it", says in trial.console)
+
+
+def test_another_name_in_a_record(trial: Trial, ram: Path) -> None:
+    """The next kernel makes the digests anew: the list does not contradict itself."""
+    trial.waive(Oracle.REPLAY, Oracle.PREFIX, because="a record is not the one that was measured")
+    execute_damaged(trial, ram, another_name)
+    trial.claim("noticed", trial.judgement.verdict is Verdict.TAMPERED, trial.judgement.sentence)
+
+
+def test_a_record_that_reaches_beyond_memory(trial: Trial, ram: Path) -> None:
+    trial.case |= {"beyond memory"}
+    says = "entry header: nr of fields mismatch"
+    trial.allow(says, NOT_RESTORED)
+    trial.expect_loss("the records behind the damage are not restored")
+    execute_damaged(trial, ram, a_record_beyond_memory)
+    trial.claim("the kernel says it", says in trial.console and NOT_RESTORED in trial.console)
