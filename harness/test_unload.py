@@ -17,6 +17,8 @@ from imakexec.suite.trial import Trial
 pytestmark = pytest.mark.scenario(7)
 
 COUNT = 10
+MANY = 400
+"""Records whose list fills more than a few pages."""
 
 
 def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
@@ -36,6 +38,20 @@ def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
 
     carried = set(measured) & set(trial.names())
     trial.claim("records carried", len(carried) == COUNT, f"{len(carried)} of {COUNT}")
+
+
+@pytest.mark.nightly
+def test_pages_that_are_free_again_are_left_alone(trial: Trial) -> None:
+    """The second legacy image takes the pages that the first one has made free."""
+    trial.case |= {"legacy", "pages reused"}
+    trial.expect_loss("kexec_load hands no list over", of_all=True)
+    with trial.running() as session:
+        scenario.generate_activity(session, MANY)
+        trial.load()
+        trial.load(how=Load.LEGACY)
+        legacy = trial.load(how=Load.LEGACY)
+        trial.claim("no mapping after a legacy load", not mappings(session), mappings(session))
+        trial.execute(legacy)
 
 
 def test_a_legacy_image_is_executed_without_a_list(trial: Trial) -> None:

@@ -104,6 +104,14 @@ _LOADS = (
     _copied_at_load(7, "records carried", case="unload"),
     _mapping_stays(7, "no mapping after an unload", case="unload"),
     _mapping_stays(7, "no mapping after a legacy load", case="legacy"),
+    Defect(
+        id="K2",
+        scenario=7,
+        breaks=frozenset({Oracle.ALIVE}),
+        reason="the list is written into pages of the image that is executed, which never starts",
+        present=_keeps_state_outside_the_image,
+        case="pages reused",
+    ),
     _copied_at_load(12, case="fits"),
     Defect(
         id="B15",
