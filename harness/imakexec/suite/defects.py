@@ -123,6 +123,73 @@ _LOADS = (
     ),
 )
 
+
+def _copies_bytes(kernel: KernelProperties) -> bool:
+    return kernel.copies_bytes
+
+
+def _shows_no_loss(kernel: KernelProperties) -> bool:
+    return kernel.copies_bytes and not kernel.has_markers
+
+
+_ALL_THAT_FIT = "all that fit are carried"
+
+
+_REPORTED_HERE = "reported by the first kernel"
+
+
+_REPORTED_THERE = "reported by the next kernel"
+
+
+def _lost_in_silence(number: int, *more: str) -> Defect:
+    """What a kernel that copies at load does to a list that outgrows its segment."""
+    return Defect(
+        id="A1",
+        scenario=number,
+        breaks=frozenset({_ALL_THAT_FIT, _REPORTED_HERE, *more}),
+        reason="the list is copied at load: what is measured later is lost without a word",
+        present=_copies_at_load,
+    )
+
+
+_OVERFLOW = (
+    _lost_in_silence(3, _REPORTED_THERE),
+    _lost_in_silence(4),
+    Defect(
+        id="B11",
+        scenario=3,
+        breaks=frozenset({"whole records"}),
+        reason="the copy stops in the middle of a record, which the header counts",
+        present=_copies_bytes,
+        case="cut, in the buffer",
+    ),
+    Defect(
+        id="B11",
+        scenario=3,
+        breaks=frozenset({Oracle.MESSAGES}),
+        reason="a part of a record is handed over, and the next kernel stumbles over it",
+        present=_copies_bytes,
+        case="cut",
+    ),
+    Defect(
+        id="B11",
+        scenario=3,
+        breaks=frozenset({_REPORTED_HERE}),
+        reason="nobody looks whether the last record was cut: its loss is not reported",
+        present=_copies_bytes,
+        case="cut in the last record",
+    ),
+    Defect(
+        id="B11",
+        scenario=3,
+        breaks=frozenset({_REPORTED_THERE}),
+        reason="a segment that is full at the end of a record looks like a whole list",
+        present=_shows_no_loss,
+        case="full at a boundary",
+    ),
+)
+
+
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried"),
     _copied_at_load(9, "records carried"),
@@ -184,6 +251,7 @@ DEFECTS: tuple[Defect, ...] = (
         case="TPM removed",
     ),
     *_LOADS,
+    *_OVERFLOW,
 )
 
 
