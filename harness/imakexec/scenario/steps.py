@@ -120,6 +120,7 @@ def kexec_load(
     *,
     how: Load = Load.FILE,
     append: str = "",
+    without: str = "",
     chain: bool = False,
     shell: bool = False,
 ) -> LoadedKernel:
@@ -131,6 +132,7 @@ def kexec_load(
     Args:
         how: by which system call, and for what.
         append: further words of the next kernel's command line.
+        without: a word of the run's command line that the next kernel does not get.
         chain: give the next kernel what it needs to execute a kexec of its own.
         shell: have the next kernel offer a shell.
 
@@ -138,7 +140,8 @@ def kexec_load(
         GuestFailure: the kernel refused the image.
     """
     token = new_token()
-    words = [session.cmdline, append, f"{TOKEN_PARAMETER}={token}"]
+    common = [word for word in session.cmdline.split() if word != without]
+    words = [*common, append, f"{TOKEN_PARAMETER}={token}"]
     if shell:
         words.append(f"{SHELL_PARAMETER}={session.machine.config.arch.shell_console}")
     cmdline = " ".join(word for word in words if word)

@@ -164,9 +164,18 @@ class Trial:
         self._readings.append(take_reading(self.session, name, log))
         return log
 
-    def load(self, *, how: Load = Load.FILE, append: str = "", chain: bool = False) -> LoadedKernel:
+    def load(
+        self,
+        *,
+        how: Load = Load.FILE,
+        append: str = "",
+        without: str = "",
+        chain: bool = False,
+    ) -> LoadedKernel:
         """Load the next kernel; what the kernel says against the hand-over is O6's to judge."""
-        return scenario.kexec_load(self.session, how=how, append=append, chain=chain)
+        return scenario.kexec_load(
+            self.session, how=how, append=append, without=without, chain=chain
+        )
 
     def execute(self, loaded: LoadedKernel, *, meanwhile: str = "") -> BootInfo:
         """Take a snapshot, execute, and take one in the next kernel.
