@@ -190,6 +190,101 @@ _OVERFLOW = (
 )
 
 
+def _keeps_measuring(kernel: KernelProperties) -> bool:
+    return not kernel.suspends_on_execute
+
+
+_LOST_AT_EXECUTE = frozenset({Oracle.REPLAY, Oracle.COUNTER})
+
+
+_STORM = (
+    Defect(
+        id="A1",
+        scenario=5,
+        breaks=_LOST_AT_EXECUTE,
+        reason="the list is copied at load: a storm after that is lost",
+        present=_copies_at_load,
+    ),
+    Defect(
+        id="G1",
+        scenario=5,
+        breaks=_LOST_AT_EXECUTE,
+        reason="what is measured after the copy extends the PCRs and is handed to nobody",
+        present=_keeps_measuring,
+        case="storm",
+    ),
+    Defect(
+        id="G1",
+        scenario=5,
+        breaks=frozenset({"refused after the copy", Oracle.MESSAGES}),
+        reason="what is measured when the TPM has been shut down is in no PCR and no list",
+        present=_keeps_measuring,
+        case="late",
+    ),
+)
+
+
+def _every_kernel(_: KernelProperties) -> bool:
+    return True
+
+
+def _missizes_records(kernel: KernelProperties) -> bool:
+    return not kernel.is_ours
+
+
+def _missizes_in_public(kernel: KernelProperties) -> bool:
+    return kernel.has_markers and not kernel.is_ours
+
+
+_SIZED = "sized by what is written"
+
+
+_UNCOUNTED = "a custom format is counted without its text: the segment is too small"
+
+
+_TEMPLATES = (
+    Defect(
+        id="K4",
+        scenario=13,
+        breaks=LOST | {Oracle.MESSAGES, "all are carried"},
+        reason=_UNCOUNTED,
+        present=_missizes_records,
+    ),
+    Defect(
+        id="K4",
+        scenario=13,
+        breaks=frozenset({Oracle.BOOTS}),
+        reason="a list that its segment cannot hold at load is not handed over at all",
+        present=_copies_at_load,
+    ),
+    Defect(
+        id="K4",
+        scenario=14,
+        breaks=frozenset({_SIZED}),
+        reason=_UNCOUNTED,
+        present=_missizes_in_public,
+        case="custom format",
+    ),
+    Defect(
+        id="K4",
+        scenario=14,
+        # The verifier believes no marker whose size is not that of the list.
+        breaks=frozenset({_SIZED, "loss detected"}),
+        reason="the template ima is counted with lengths that are not written",
+        present=_missizes_in_public,
+        case="ima_template=ima",
+    ),
+    Defect(
+        id="E1",
+        scenario=14,
+        breaks=frozenset({_REPORTED_THERE}),
+        reason="a restore that meets an unknown field drops the rest and returns success",
+        present=_every_kernel,
+        case="unknown field",
+    ),
+)
+
+
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried"),
     _copied_at_load(9, "records carried"),
@@ -252,6 +347,9 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     *_LOADS,
     *_OVERFLOW,
+    _copied_at_load(1, "records carried", case="gap"),
+    *_STORM,
+    *_TEMPLATES,
 )
 
 
