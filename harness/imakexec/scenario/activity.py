@@ -140,11 +140,14 @@ def paths_of_records(size: int, *, folder: str, longest: int = _LONGEST_PATH) ->
     return tuple(stem.ljust(length, "x") for stem, length in zip(stems, lengths, strict=True))
 
 
-def storm(processes: int) -> str:
+def storm(processes: int, *, programs: int = 0) -> str:
     """A shell script that starts processes which measure without end, and goes on.
 
     Each writes and reads a new file over and over, so that all of a machine's CPUs wait for the
     list's mutex at any time.
+
+    Args:
+        programs: how many more processes write and execute new programs.
     """
     return f"""
 mkdir -p /storm
@@ -155,6 +158,17 @@ for worker in {_words(range(processes))}; do
             i=$((i + 1))
             echo "$worker $i" >/storm/$worker.$i
             read -r line </storm/$worker.$i
+        done
+    ) &
+done
+for worker in {_words(range(programs))}; do
+    (
+        i=0
+        while :; do
+            i=$((i + 1))
+            printf '#!/bin/sh\\nexit 0 # %s %s\\n' $worker $i >/storm/x$worker.$i
+            busybox chmod 755 /storm/x$worker.$i
+            /storm/x$worker.$i
         done
     ) &
 done

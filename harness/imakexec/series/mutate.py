@@ -5,7 +5,7 @@ A mutation is a file `harness/mutations/NAME.patch`, applied on top of the whole
 
     What is broken, in one line.
 
-    Noticed-by: test_storm.py::test_nothing_is_lost_in_a_storm[0]
+    Noticed-by: test_measurement_storm.py::test_nothing_is_lost_in_a_storm[patched-0]
     ---
     diff --git a/...
 

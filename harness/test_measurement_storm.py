@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 5: what all CPUs measure while kexec executes is in list and PCRs, or in neither.
+
+A storm of new files and new programs goes on until the next kernel starts. What meets the list
+before it is copied is carried; what comes later is refused in the documented way and extends no
+PCR. If kexec_execute is carried, so is every record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from conftest import ENOUGH_KB, positions
+from imakexec import scenario
+from imakexec.attest import Verdict
+from imakexec.attest.handover import HEADER_SIZE
+from imakexec.scenario import LoadedKernel
+from imakexec.suite.defects import LOST
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(5)
+
+CPUS = 2
+PROCESSES = 4
+PROGRAMS = 1
+"""More than CPUs, so that at any time one waits for the mutex of the list."""
+
+AUDITED = "integrity_audit=1 audit_backlog_limit=1"
+"""Every record is audited, with a queue for one message: whoever has added a record, kexec_execute
+too, waits for the queue when it has given the list back, so that others come in between."""
+
+# Without the shell that does it, which would be the first to go.
+END_OF_STORM = """
+for process in $(busybox pidof sh); do
+    [ $process = $$ ] || kill $process
+done
+"""
+
+# The time between copy and jump is stretched, so that a process meets it: the kernel reports
+# every device that it shuts down, and takes its time over every line. The pause leaves kauditd the
+# time to print what is refused. It never gives its CPU away while there is more to print, and if
+# that is the CPU from which the next kernel is started, then it never starts.
+ATTEMPTS = """
+echo 0 >/proc/sys/kernel/printk_ratelimit
+mkdir /late
+(
+    i=0
+    while :; do
+        i=$((i + 1))
+        echo $i >/late/$i
+        read -r line </late/$i
+        read -r line </late/$i
+        busybox usleep 100000
+    done
+) &
+echo 1 >/sys/module/kernel/parameters/initcall_debug
+echo 20 >/proc/sys/kernel/printk_delay
+"""
+
+REFUSED = re.compile(
+    r'op=add_template_measure cause=measurements_suspended .* name="(?P<path>/late/\d+)".* res=0'
+)
+
+A_RECORD = 300
+"""No fewer bytes of files can be measured for sure."""
+
+ROUNDS = [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(1, 50))]
+
+
+def load_with_room(trial: Trial) -> LoadedKernel:
+    """Load the next kernel, with as much room for a storm as the kernel under test ever leaves."""
+    loaded = trial.load()
+    if trial.kernel.extra_memory >= ENOUGH_KB << 10:
+        return loaded
+    room = scenario.room_after_load(trial.session, trial.kernel.extra_memory)
+    more = room.to_the_most(trial.kernel.extra_memory)
+    scenario.measure_bytes(trial.session, max(more, A_RECORD))
+    return trial.load()
+
+
+def execute_in_a_storm(trial: Trial, load: Callable[[Trial], LoadedKernel]) -> list[str]:
+    """Execute in the middle of a storm; the event names of the next kernel's list."""
+    with trial.running(cpus=CPUS, cmdline=AUDITED):
+        loaded = load(trial)
+        trial.execute(loaded, meanwhile=scenario.storm(PROCESSES, programs=PROGRAMS))
+    return trial.names()
+
+
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_nothing_is_lost_in_a_storm(trial: Trial, round_: int) -> None:
+    trial.case |= {"storm"}
+    if not trial.kernel.suspends_on_execute:
+        # Whether something is measured when the TPM has been shut down is a matter of luck.
+        trial.allow("Error Communicating to TPM chip")
+    names = execute_in_a_storm(trial, load_with_room)
+
+    _, second_boot = positions(names, "boot_aggregate")
+    if trial.kernel.carries_events_after_load:
+        assert any(name.startswith("/storm/") for name in names), (round_, "there was no storm")
+    if trial.kernel.is_ours:
+        assert positions(names, "kexec_execute") == [second_boot - 1], (round_, "not the last")
+
+
+@pytest.mark.tight
+@pytest.mark.kernels("patched")
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_a_marker_never_hides_a_loss(trial: Trial, round_: int) -> None:
+    trial.waive(*LOST, because="the storm may outgrow half a page, or not")
+    trial.allow("Kexec segment is full")
+    names = execute_in_a_storm(trial, Trial.load)
+
+    verdict = trial.judgement.verdict
+    due = Verdict.IN_SYNC if "kexec_execute" in names else Verdict.TRUNCATED
+    assert verdict is due, (round_, trial.judgement.sentence)
+
+
+@pytest.mark.kernels("patched")
+def test_kexec_load_in_a_storm_counts_what_it_sizes(trial: Trial) -> None:
+    with trial.running(cpus=CPUS) as session:
+        session.guest.run(["sh", "-c", f"{scenario.storm(PROCESSES)} sleep 0.1"], session.budget())
+        for _ in range(3):
+            trial.load()
+        session.guest.run(["sh", "-c", END_OF_STORM], session.budget())
+        # The storm has outgrown the segment of the last load by now.
+        trial.execute(trial.load())
+
+    names = trial.names()
+    assert any(name.startswith("/storm/") for name in names), "there was no storm"
+    timeline = trial.judgement.timeline
+    assert timeline is not None
+    markers = timeline.markers
+    assert [marker.kind for marker in markers] == ["kexec_load"] * 4 + ["kexec_execute"]
+    for marker in markers:
+        assert marker.logged is not None
+        assert marker.logged.count <= marker.index
+        counted = trial.log().offset(marker.logged.count)
+        assert marker.logged.runtime_size == HEADER_SIZE + counted
+
+
+def test_an_attempt_after_the_copy_is_refused(trial: Trial) -> None:
+    trial.case |= {"late"}
+    with trial.running(cpus=CPUS):
+        trial.execute(trial.load(), meanwhile=ATTEMPTS)
+
+    refused = Counter(match["path"] for match in REFUSED.finditer(trial.console))
+    trial.claim("refused after the copy", len(refused) >= 3, f"{len(refused)} of the attempts")
+    names = trial.names()
+    assert not refused.keys() & set(names), "refused and measured at once"
+    if trial.kernel.is_ours:
+        _, second_boot = positions(names, "boot_aggregate")
+        assert positions(names, "kexec_execute") == [second_boot - 1]
+
+    # A file that appeared as measured would not be tried again. Of the first file only the second
+    # reading may have come late; the jump may have come before the second reading of the last.
+    between = sorted(refused, key=lambda path: int(path.rpartition("/")[2]))[1:-1]
+    assert {path: refused[path] for path in between} == dict.fromkeys(between, 2)
