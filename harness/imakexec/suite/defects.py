@@ -286,7 +286,7 @@ _TEMPLATES = (
 
 
 DEFECTS: tuple[Defect, ...] = (
-    _copied_at_load(1, "records carried"),
+    _copied_at_load(1, "records carried", case="gap"),
     _copied_at_load(9, "records carried"),
     Defect(
         id="J2",
@@ -347,7 +347,6 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     *_LOADS,
     *_OVERFLOW,
-    _copied_at_load(1, "records carried", case="gap"),
     *_STORM,
     *_TEMPLATES,
 )
