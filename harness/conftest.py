@@ -600,6 +600,10 @@ def allow(probe: str) -> str:
     return f"echo Y >/sys/module/imakexec_probe/parameters/{probe}"
 
 
+SHOW_ADDRESSES = "no_hash_pointers"
+"""For the command line: `mappings` then tells one mapping from another of the same size."""
+
+
 def mappings(session: Session) -> list[str]:
     """What /proc/vmallocinfo says of mapped segments, a line each."""
     text = session.guest.read_file("/proc/vmallocinfo", session.budget()).decode()

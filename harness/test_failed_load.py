@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import late_refusal, mappings
+from conftest import SHOW_ADDRESSES, late_refusal, mappings
 from imakexec import scenario
 from imakexec.scenario import NEXT_KERNEL, Session
 from imakexec.suite.trial import Trial
@@ -59,7 +59,7 @@ def refuse_huge(session: Session) -> None:
 
 def test_a_failed_load_costs_nothing(trial: Trial) -> None:
     trial.case |= {"fits"}
-    with trial.running() as session:
+    with trial.running(cmdline=SHOW_ADDRESSES) as session:
         loaded = trial.load()
         room = scenario.room_after_load(session, trial.kernel.extra_memory)
         mapped, measured = mappings(session), trial.snapshot("loaded")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import mappings
+from conftest import SHOW_ADDRESSES, mappings
 from imakexec import scenario
 from imakexec.scenario import Load
 from imakexec.suite.trial import Trial
 
 pytestmark = [pytest.mark.scenario(12), pytest.mark.tight]
 
-RESERVED = "crashkernel=128M"
+RESERVED = f"crashkernel=128M {SHOW_ADDRESSES}"
 
 ROOM_FOR_EXECUTE = 300
 """Bytes, more than kexec_execute takes."""
