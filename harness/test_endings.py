@@ -73,6 +73,7 @@ def test_an_execute_without_an_image(trial: Trial) -> None:
     trial.claim("records carried", carried == list(measured), f"{len(carried)} of 5 carried")
 
 
+@pytest.mark.nightly  # By day test_big_log.py has such a machine.
 def test_a_machine_without_a_tpm(trial: Trial) -> None:
     trial.case |= {"no TPM"}
     trial.allow(BYPASS)
