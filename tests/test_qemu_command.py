@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from imakexec.arch import ARM64, X86_64
+from imakexec.arch import ARCHES, ARM64, X86_64, Uefi
+from imakexec.errors import InfraError
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.qemu import MachineConfig, command_lines, read_event
+from imakexec.machine.qemu import MachineConfig, command_lines, read_event, require_uefi
 from imakexec.machine.watch import Cause
 
 CONFIG = MachineConfig(
@@ -43,6 +44,21 @@ def test_kernel_initrd_and_command_line_are_given_as_they_are() -> None:
 def test_the_tpm_is_the_architecture_s() -> None:
     assert "tpm-tis,tpmdev=tpm0" in options(qemu(), "-device")
     assert "emulator,id=tpm0,chardev=tpm" in options(qemu(), "-tpmdev")
+
+
+def test_uefi_firmware_is_the_architecture_s() -> None:
+    assert options(qemu(), "-bios") == []
+    for arch in ARCHES.values():
+        argv = qemu(replace(CONFIG, arch=arch, uefi=True))
+        assert options(argv, "-bios") == [str(arch.uefi.image)]
+
+
+def test_firmware_that_is_missing_is_named_with_its_package() -> None:
+    bare = replace(X86_64, uefi=Uefi(Path("/nowhere/fw.fd"), package="firmware"))
+    with pytest.raises(InfraError) as caught:
+        require_uefi(bare)
+    assert caught.value.where == "/nowhere/fw.fd"
+    assert "apt-get install --no-install-recommends firmware" in caught.value.remedy
 
 
 def test_a_machine_without_tpm_has_no_trace_of_one() -> None:

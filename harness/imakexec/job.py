@@ -36,7 +36,7 @@ from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
 from imakexec.machine.console import ConsoleLine
 from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
-from imakexec.machine.qemu import Machine, MachineConfig, require_programs
+from imakexec.machine.qemu import Machine, MachineConfig, require_programs, require_uefi
 from imakexec.machine.swtpm import check_banks
 from imakexec.options import Policy, ShellIn
 from imakexec.process import run
@@ -79,6 +79,7 @@ class JobOptions:
         shell: where to stop for a shell; None for not at all.
         ram: a file to hold the guest's memory; None for memory that nobody else sees.
         tpm: whether the machine has a TPM at all; without one there is nothing to judge.
+        uefi: boot from UEFI firmware instead of the board's default.
     """
 
     kernel: KernelRequest
@@ -96,6 +97,7 @@ class JobOptions:
     shell: ShellIn | None = None
     ram: Path | None = None
     tpm: bool = True
+    uefi: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,10 +222,12 @@ def check_options(options: JobOptions) -> None:
     Raises:
         UserError: no such kernel to execute, no such PCR bank, a command line that no kernel
             takes, or an evidence folder that is in use or cannot be made.
-        InfraError: there is no room for an evidence folder.
+        InfraError: there is no room for an evidence folder, or no UEFI firmware.
     """
     if options.next_kernel is not None:
         _check_next_kernel(options.next_kernel, options.arch)
+    if options.uefi:
+        require_uefi(options.arch)
     check_banks(options.banks)
     _check_cmdline(options)
     if options.out is not None:
@@ -334,6 +338,7 @@ def machine_config(prepared: Prepared, options: JobOptions) -> MachineConfig:
         tpm=options.tpm,
         token=token,
         ram=options.ram,
+        uefi=options.uefi,
     )
 
 

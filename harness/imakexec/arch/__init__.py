@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from imakexec.arch.arm64 import ARM64
-from imakexec.arch.model import Arch, Feature, HandoverPlace, KexecObjects, LateRefusal
+from imakexec.arch.model import Arch, Feature, HandoverPlace, KexecObjects, LateRefusal, Uefi
 from imakexec.arch.x86_64 import X86_64
 
 ARCHES: Mapping[str, Arch] = MappingProxyType({arch.name: arch for arch in (X86_64, ARM64)})
@@ -21,4 +21,5 @@ __all__ = [
     "HandoverPlace",
     "KexecObjects",
     "LateRefusal",
+    "Uefi",
 ]

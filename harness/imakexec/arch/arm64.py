@@ -13,9 +13,10 @@ manually".
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 
-from imakexec.arch.model import Arch, Feature, HandoverPlace, KexecObjects, LateRefusal
+from imakexec.arch.model import Arch, Feature, HandoverPlace, KexecObjects, LateRefusal, Uefi
 
 # drivers/of/kexec.c, setup_ima_buffer: the property has a physical address and a size, in as many
 # cells of 32 bits, big-endian, as the root says that /chosen has.
@@ -62,6 +63,12 @@ ARM64 = Arch(
     uname="aarch64",
     qemu="qemu-system-aarch64",
     machine=("-M", "virt,gic-version=2,dtb-randomness=off", "-cpu", "cortex-a57"),
+    # The firmware hides the device tree behind ACPI tables.
+    uefi=Uefi(
+        Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),
+        package="qemu-efi-aarch64",
+        symbols=("CONFIG_EFI=y", "CONFIG_ACPI=y"),
+    ),
     tpm_device="tpm-tis-device",
     console="ttyAMA0",
     # The board has a single serial port. Port 0 of the virtio-serial device is a console's.
@@ -76,7 +83,7 @@ ARM64 = Arch(
     fragment="Kconfig.arm64.fragment",
     cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/arm64/include/uapi/asm/setup.h
     image_magic=(56, b"ARM\x64"),  # Documentation/arm64/booting.rst, "Call the kernel image"
-    handover=HandoverPlace(_PROPERTY, _READ_PROPERTY, parse_ima_property),
+    handover=HandoverPlace(True, _PROPERTY, _READ_PROPERTY, parse_ima_property),
     # Its header says no size (image_load, arch/arm64/kernel/kexec_image.c); a command line has no
     # limit there.
     late_refusal=LateRefusal("/run/no-size", "x", _WITHOUT_SIZE),

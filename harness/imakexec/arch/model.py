@@ -29,10 +29,27 @@ class KexecObjects:
 
 
 @dataclass(frozen=True)
+class Uefi:
+    """The UEFI firmware of a board, where the default is another or none.
+
+    Attributes:
+        image: code and variables in one file, as QEMU's `-bios` takes it.
+        package: the Debian package that it is from.
+        symbols: what a kernel needs to boot from it on top of the fragments.
+    """
+
+    image: Path
+    package: str
+    symbols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class HandoverPlace:
     """Where a kernel that was started by kexec shows which memory holds the list for it.
 
     Attributes:
+        in_device_tree: whether it is a property of the device tree, which the kernel removes once
+            it has restored the list; a kernel without a device tree then finds no list.
         path: in the guest, for messages.
         script: a shell script for the guest that writes what `parse` reads, or nothing if the
             kernel was handed no list.
@@ -40,6 +57,7 @@ class HandoverPlace:
             it is something else.
     """
 
+    in_device_tree: bool
     path: str
     script: str
     parse: Callable[[bytes], tuple[int, int]]
@@ -69,6 +87,7 @@ class Arch:
         uname: `uname -m` in the guest, and on a host whose KVM can run it.
         qemu: the emulator's program name.
         machine: QEMU arguments that choose the board.
+        uefi: firmware that the board can have.
         tpm_device: QEMU's device model of the TPM.
         console: the kernel's name of the first serial port, the evidence console.
         shell_console: the kernel's name of the console for an interactive shell.
@@ -95,6 +114,7 @@ class Arch:
     uname: str
     qemu: str
     machine: tuple[str, ...]
+    uefi: Uefi
     tpm_device: str
     console: str
     shell_console: str

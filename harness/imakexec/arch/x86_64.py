@@ -8,9 +8,10 @@ table, and qboot leaves PCR 0 to 7 zero.
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from types import MappingProxyType
 
-from imakexec.arch.model import Arch, HandoverPlace, KexecObjects, LateRefusal
+from imakexec.arch.model import Arch, HandoverPlace, KexecObjects, LateRefusal, Uefi
 
 # Documentation/ABI/testing/sysfs-kernel-boot_params; SETUP_IMA is 8 and struct ima_setup_data has
 # a physical address and a size (arch/x86/include/uapi/asm/bootparam.h).
@@ -49,6 +50,7 @@ X86_64 = Arch(
     uname="x86_64",
     qemu="qemu-system-x86_64",
     machine=("-M", "q35"),
+    uefi=Uefi(Path("/usr/share/ovmf/OVMF.fd"), package="ovmf"),
     tpm_device="tpm-tis",
     console="ttyS0",
     shell_console="ttyS1",
@@ -62,7 +64,7 @@ X86_64 = Arch(
     fragment="Kconfig.x86_64.fragment",
     cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
     image_magic=(0x202, b"HdrS"),  # Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
-    handover=HandoverPlace(_SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
+    handover=HandoverPlace(False, _SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
     # Its command line is too long for it (bzImage64_load, arch/x86/kernel/kexec-bzimage64.c).
     late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100),
     lacks=MappingProxyType({}),

@@ -51,6 +51,7 @@ class MachineConfig:
         token: the random word in `cmdline` that identifies the first boot, if there is one.
         ram: a file that is the guest's memory, byte for byte by physical address, for who wants to
             look at it or damage it; made by QEMU. None for anonymous memory.
+        uefi: boot from UEFI firmware instead of the board's default.
     """
 
     arch: Arch
@@ -65,6 +66,7 @@ class MachineConfig:
     tpm: bool = True
     token: str | None = None
     ram: Path | None = None
+    uefi: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def qemu_argv(config: MachineConfig, descriptors: Descriptors) -> tuple[str, ...
     ]
     if config.initrd is not None:
         argv += ["-initrd", str(config.initrd)]
+    if config.uefi:
+        argv += ["-bios", str(config.arch.uefi.image)]
     if config.ram is not None:
         argv += [
             "-object", f"memory-backend-file,id=ram,size={config.memory_mib}M,share=on,"
@@ -139,6 +143,20 @@ def require_programs(arch: Arch) -> None:
             remedy=arch.set_up,
         )
     require_swtpm()
+
+
+def require_uefi(arch: Arch) -> None:
+    """Find out the same of a machine that boots from UEFI firmware.
+
+    Raises:
+        InfraError: there is no such firmware.
+    """
+    if not arch.uefi.image.is_file():
+        raise InfraError(
+            "there is no UEFI firmware for the guest on this host",
+            where=str(arch.uefi.image),
+            remedy=f"as root: apt-get install --no-install-recommends {arch.uefi.package}",
+        )
 
 
 def command_lines(config: MachineConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
