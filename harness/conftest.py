@@ -32,7 +32,7 @@ from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
-from imakexec.kernel.config import has_extra_memory
+from imakexec.kernel.config import has_extra_memory, values
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
@@ -47,6 +47,12 @@ from imakexec.suite.trial import Trial
 
 ENOUGH_KB = 40
 """Extra memory that holds the late records of every test that wants them all carried."""
+
+CHECKED_MIB = 1024
+"""Memory of a guest whose kernel has KASAN, which takes an eighth of it and keeps what is freed."""
+
+CHECKED_TIMES = 10.0
+"""What such a kernel may take for its boot, in times of that of another."""
 
 GONE_SECONDS = 2.0
 """How long what is left of a killed run may go on."""
@@ -120,10 +126,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def subject_names(config: pytest.Config) -> list[str]:
     """The kernels of this run: the base, with the series if it has one, and the user's own."""
-    folder = find_project() / "patches" / f"{config.getoption('--base')}.y"
-    names = ["patched", "plain"] if folder.is_dir() else ["plain"]
+    names = ["patched", "plain"] if has_series(config) else ["plain"]
     has_own = config.getoption("--kernel-tree") or config.getoption("--kernel")
     return [*names, "given"] if has_own else names
+
+
+def has_series(config: pytest.Config) -> bool:
+    """Whether there is a series for the base."""
+    return (find_project() / "patches" / f"{config.getoption('--base')}.y").is_dir()
 
 
 def chosen_arch(config: pytest.Config) -> Arch:
@@ -194,12 +204,25 @@ class Lab:
         )
         asked = dataclasses.replace(asked, **options)  # type: ignore[arg-type]  # names, by test
         prepared = self.workshop.prepare(asked)
+        checks_memory = values(prepared.kernel.config).get("KASAN") == "y"
+        if checks_memory:
+            asked = with_room_for_checks(asked)
         with job.open_session(self.workshop, prepared, asked, self.folder) as session:
+            session.patience = CHECKED_TIMES if checks_memory else 1.0
             yield session
 
     def judge(self) -> Run:
         """Judge what the session left, as `imakexec verify` would."""
         return Run(self.folder, Evidence.load(self.folder), judge_folder(self.folder))
+
+
+def with_room_for_checks(options: JobOptions) -> JobOptions:
+    """The same machine for a kernel that checks its memory: larger, and freed pages poisoned."""
+    return dataclasses.replace(
+        options,
+        memory_mib=max(options.memory_mib, CHECKED_MIB),
+        cmdline=f"{options.cmdline} page_poison=1".strip(),
+    )
 
 
 def evidence_below(folder: Path) -> Iterator[Path]:
@@ -257,6 +280,7 @@ class Kernels:
 
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
         self.base: str = config.getoption("--base")
+        self.has_series = has_series(config)
         self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         mutation: Path | None = config.getoption("--mutation")
         self._mutation = () if mutation is None else (mutation,)
@@ -356,8 +380,8 @@ class Subject:
     """One of the kernels that every scenario is tried on, in any variant of its configuration.
 
     Attributes:
-        name: patched, plain (the base), given (the user's), or debug (patched, and reporting its
-            own mistakes).
+        name: patched, plain (the base), given (the user's), or debug (patched if there is a series
+            for the base, and reporting its own mistakes).
         kernels: builds it.
         own: the user's, as it is.
     """
@@ -386,8 +410,8 @@ class Subject:
         )
 
     def _has_extra_memory(self, tree: Path | None) -> bool:
-        has_series = self.name in ("patched", "debug")
-        return has_series or has_extra_memory(self.kernels.source(tree).path)
+        is_ours = self.name in ("patched", "debug") and self.kernels.has_series
+        return is_ours or has_extra_memory(self.kernels.source(tree).path)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from imakexec.suite.oracles import (
     Oracle,
     count_findings,
     counter_findings,
+    leak_findings,
     message_findings,
     prefix_findings,
     replay_findings,
@@ -122,6 +123,20 @@ def test_a_message_that_no_healthy_kernel_prints(line: str) -> None:
     [finding] = message_findings(console, ())
     assert line in finding.what
     assert wrong(message_findings(console, (line[:12],))) == []
+
+
+def test_memory_that_is_lost() -> None:
+    report = """unreferenced object 0xffff888004e7e000 (size 64):
+  comm "kexec", pid 61, jiffies 4294900000 (age 12.0s)
+  backtrace:
+    [<00000000a6e15e51>] __kmalloc_node+0x44/0x120
+unreferenced object 0xffff888004e7f000 (size 8):
+  comm "kexec", pid 61, jiffies 4294900000 (age 12.0s)
+"""
+    findings = list(leak_findings("at the end", report))
+    assert wrong(findings) == [Oracle.LEAKS, Oracle.LEAKS]
+    assert findings[0].what == "at the end: unreferenced object 0xffff888004e7e000 (size 64):"
+    assert wrong(leak_findings("at the end", "")) == []
 
 
 def test_a_boot_that_takes_too_long() -> None:

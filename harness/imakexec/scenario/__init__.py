@@ -17,6 +17,7 @@ from imakexec.scenario.handover import (
     is_handed_a_list,
     read_handover_buffer,
 )
+from imakexec.scenario.leaks import find_leaks
 from imakexec.scenario.messages import FORBIDDEN, complaints
 from imakexec.scenario.room import Room, room_after_load
 from imakexec.scenario.session import Session
@@ -58,6 +59,7 @@ __all__ = [
     "crash",
     "end",
     "find_handover_buffer",
+    "find_leaks",
     "generate_activity",
     "is_handed_a_list",
     "kernel_log",

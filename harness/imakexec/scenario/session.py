@@ -37,6 +37,7 @@ class Session:
         guest: the way into the guest.
         tpm: the guest's TPM, once it has booted, if there is one.
         ak: the attestation key, once it has booted.
+        patience: how many times longer than others this kernel may take for its first boot.
         banks: the TPM's allocated banks, once it has booted.
         boot_seconds: from power-on to the first agent, which scales all later budgets.
     """
@@ -46,6 +47,7 @@ class Session:
     progress: Progress
     cmdline: str
     run: Mapping[str, object] = field(default_factory=dict)
+    patience: float = 1.0
     guest: Guest = field(init=False)
     tpm: Tpm = field(init=False)
     ak: AttestationKey = field(init=False)

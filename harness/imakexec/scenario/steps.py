@@ -77,7 +77,8 @@ def boot(session: Session) -> None:
     """
     started = time.monotonic()
     token = session.machine.epochs.current.token or ""
-    info = session.guest.wait_for_agent(Deadline.after(FIRST_BOOT_SECONDS), token=token)
+    first = Deadline.after(FIRST_BOOT_SECONDS * session.patience)
+    info = session.guest.wait_for_agent(first, token=token)
     session.boot_seconds = time.monotonic() - started
     _record_boot(session, info)
     if not session.has_tpm:

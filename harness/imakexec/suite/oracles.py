@@ -44,6 +44,8 @@ class Oracle(StrEnum):
     """The TPM was extended once for each record and bank."""
     TIME = "O8 time"
     """The next kernel reaches user space about as fast as the first one."""
+    LEAKS = "no leaks"
+    """A kernel that looks for memory which it has lost finds none."""
     ALIVE = "alive"
     """Every kernel does what it is asked, and none dies of it."""
 
@@ -196,6 +198,19 @@ def counter_findings(readings: Sequence[Reading], per_record: int) -> Iterator[F
             f"from {first.snapshot} to {last.snapshot} the list has grown by {records} records, "
             f"the TPM counts {counted / per_record:g}",
         )
+
+
+def leak_findings(when: str, report: str) -> Iterator[Finding]:
+    """That of kmemleak.
+
+    Args:
+        when: the scan was made.
+        report: the file that it reports in.
+    """
+    # An object begins with its address and is described in lines that are indented.
+    for line in report.splitlines():
+        if line.startswith("unreferenced object"):
+            yield Finding(Oracle.LEAKS, f"{when}: {line}")
 
 
 def time_findings(first: float, hops: Sequence[Hop]) -> Iterator[Finding]:

@@ -96,6 +96,11 @@ class KernelProperties:
         """Whether it copies at execute and stops where the segment does, inside a record too."""
         return self.carries_events_after_load and not self.whole_records
 
+    @property
+    def finds_leaks(self) -> bool:
+        """Whether it looks for memory that it has lost, when it is asked to."""
+        return self.config.get("DEBUG_KMEMLEAK") == "y"
+
 
 def version_of(release: str) -> tuple[int, ...]:
     """The numbers that a release begins with.

@@ -152,6 +152,7 @@ class Trial:
             self.snapshot("boot")
             yield session
             if not self._is_over:
+                self._look_for_leaks("at the end")
                 self.snapshot("end", quote_after=True)
         self._judge()
 
@@ -196,6 +197,7 @@ class Trial:
 
     def _hop(self, go: Callable[[], None], *, at_rest: bool) -> BootInfo:
         epoch = self.session.machine.epochs.current.number
+        self._look_for_leaks(f"before execute {epoch}")
         if at_rest:
             self.snapshot(f"before-execute-{epoch}")
         began = time.monotonic()
@@ -236,6 +238,10 @@ class Trial:
                 remedy="see what the kernel before has said at the load",
             )
         return content
+
+    def _look_for_leaks(self, when: str) -> None:
+        if self.kernel.finds_leaks:
+            self.findings += oracles.leak_findings(when, scenario.find_leaks(self.session))
 
     # What came out.
 
