@@ -32,7 +32,7 @@ from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
-from imakexec.kernel.config import has_extra_memory, values
+from imakexec.kernel.config import has_extra_memory, has_ima_option, values
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
@@ -389,6 +389,11 @@ class Subject:
     name: str
     kernels: Kernels
     own: KernelRequest
+
+    def has_ima_option(self, name: str) -> bool:
+        """Whether its IMA has a configuration symbol, named without its CONFIG_."""
+        tree = self.own.kernel_tree if self.name == "given" else None
+        return has_ima_option(self.kernels.source(tree).path, name)
 
     def request(
         self, *, extra_memory_kb: int = ENOUGH_KB, symbols: Sequence[str] = ()

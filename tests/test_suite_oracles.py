@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,14 +11,19 @@ import pytest
 from list_writer import Entry, ascii_list, entry, pack
 
 from imakexec.attest import Judgement, Reason, Verdict
+from imakexec.evidence import QuoteRecord, Snapshot
 from imakexec.suite.oracles import (
+    NOT_PADDED,
     Finding,
     Hop,
     Oracle,
+    Padded,
+    boot_findings,
     count_findings,
     counter_findings,
     leak_findings,
     message_findings,
+    padded_replay_findings,
     prefix_findings,
     replay_findings,
     time_findings,
@@ -54,7 +60,7 @@ HEALTHY = [reading(FIRST), reading(SECOND, epoch=1, name="end")]
 
 def test_a_healthy_run_has_no_findings() -> None:
     assert wrong(prefix_findings(HEALTHY)) == []
-    assert wrong(count_findings(HEALTHY, frozenset())) == []
+    assert wrong(count_findings(HEALTHY, NOT_PADDED)) == []
     assert wrong(violation_findings([*HEALTHY, reading([*SECOND, VIOLATION])])) == []
     assert wrong(counter_findings(HEALTHY, STEP)) == []
     assert wrong(time_findings(1.0, [Hop(epoch=1, seconds=2.0, records=10)])) == []
@@ -76,7 +82,7 @@ def test_a_list_that_does_not_go_on_from_the_one_before() -> None:
 
 
 def test_a_count_that_is_not_the_lists() -> None:
-    [finding] = count_findings([replace(HEALTHY[0], count=4)], frozenset())
+    [finding] = count_findings([replace(HEALTHY[0], count=4)], NOT_PADDED)
     assert "counts 4 records in boot, its list has 3" in finding.what
 
 
@@ -91,10 +97,61 @@ def test_a_count_that_is_not_the_lists() -> None:
     ],
 )
 def test_another_list_that_differs(name: str, content: bytes, what: str) -> None:
-    [finding] = count_findings([replace(HEALTHY[0], lists={name: content})], frozenset())
+    [finding] = count_findings([replace(HEALTHY[0], lists={name: content})], NOT_PADDED)
     assert finding.demand == Oracle.COUNT
     assert f"{name} in boot: " in finding.what
     assert what in finding.what
+
+
+def test_records_that_were_set_aside_are_not_the_kernels_to_count() -> None:
+    aside = len(pack(FIRST[:1]))
+    left = reading(FIRST[1:])
+    whole = replace(left, log=pack(FIRST), set_aside=aside)
+    assert wrong(count_findings([whole], NOT_PADDED)) == []
+    assert len(wrong(count_findings([replace(whole, set_aside=0)], NOT_PADDED))) == 2
+
+
+def test_a_list_that_starts_with_another_boot() -> None:
+    judged = Judgement(verdict=Verdict.OUT_OF_SYNC, reason=Reason.MATCH, sentence="", action="")
+    anew = reading(FIRST, epoch=2, name="end")
+    assert wrong(boot_findings(judged, [*HEALTHY, anew], frozenset({0, 2}))) == []
+    [finding] = boot_findings(judged, [*HEALTHY, anew], frozenset({0}))
+    assert finding == Finding(Oracle.BOOTS, "1 boot_aggregate records in end, boot 2")
+
+
+def padded_quote(entries: list[Entry], *, since: int) -> Snapshot:
+    """The list with PCR 10, of which sha256 is padded from record `since` on."""
+    pcrs = {"sha1": bytes(20), "sha256": bytes(32)}
+    for index, item in enumerate(entries):
+        sha1 = item.column("little", "sha1")
+        padded = sha1.ljust(32, b"\0")
+        sha256 = padded if index >= since else item.column("little", "sha256")
+        pcrs["sha1"] = hashlib.sha1(pcrs["sha1"] + sha1).digest()
+        pcrs["sha256"] = hashlib.sha256(pcrs["sha256"] + sha256).digest()
+    quote = QuoteRecord(b"", b"", b"", {bank: {10: value} for bank, value in pcrs.items()})
+    return Snapshot("end", 1, quote, pack(entries), None)
+
+
+DIVERGED = Judgement(
+    verdict=Verdict.OUT_OF_SYNC, reason=Reason.BANKS_DIVERGE, sentence="", action=""
+)
+
+
+@pytest.mark.parametrize("boot", [0, 1])
+def test_a_bank_whose_hash_is_missing(boot: int) -> None:
+    """From the first boot on it replays as padded, from a later one on not at all."""
+    padded = Padded(frozenset({"sha256"}), boot)
+    first = 4 if boot else 0
+    assert wrong(padded_replay_findings(DIVERGED, padded_quote(SECOND, since=first), padded)) == []
+    other = padded_quote(SECOND, since=len(SECOND) if boot == 0 else 0)
+    [finding, *_] = padded_replay_findings(DIVERGED, other, padded)
+    assert finding.demand == Oracle.REPLAY
+
+
+def test_a_bank_that_goes_on_to_verify_what_was_before_the_kexec() -> None:
+    stale = padded_quote(FIRST, since=len(FIRST))
+    [finding] = padded_replay_findings(DIVERGED, stale, Padded(frozenset({"sha256"}), 1))
+    assert finding.what == "sha256 matches after 3 records, None were due"
 
 
 def test_violations_that_are_not_counted() -> None:

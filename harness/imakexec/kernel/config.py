@@ -208,5 +208,10 @@ def _symbol_lines(tree: Path) -> Iterator[tuple[str, str, str]]:
 
 def has_extra_memory(tree: Path) -> bool:
     """Whether the tree's IMA can reserve room for records that arrive after the load."""
+    return has_ima_option(tree, EXTRA_MEMORY)
+
+
+def has_ima_option(tree: Path, name: str) -> bool:
+    """Whether the tree's IMA has a configuration symbol, named without its CONFIG_."""
     kconfig = tree / "security/integrity/ima/Kconfig"
-    return kconfig.is_file() and f"config {EXTRA_MEMORY}\n" in kconfig.read_text(encoding="utf-8")
+    return kconfig.is_file() and f"config {name}\n" in kconfig.read_text(encoding="utf-8")

@@ -93,18 +93,21 @@ def boot(session: Session) -> None:
     session.evidence.set_ak(session.ak.public, session.ak.pem)
 
 
-def take_snapshot(session: Session, name: str, *, quote_after: bool = False) -> bytes:
+def take_snapshot(
+    session: Session, name: str, *, quote_after: bool = False, set_aside: bytes = b""
+) -> bytes:
     """Quote PCR 0 to 10, read the measurement list, and quote once more if asked to.
 
     Args:
         name: what the snapshot is called in the evidence.
         quote_after: whether a second quote follows, which covers a list that grew meanwhile.
+        set_aside: records that the kernel had before those of its list and has staged or deleted.
 
     Returns:
-        The binary measurement list.
+        The binary measurement list, with what was set aside.
     """
     before = _quote(session)
-    log = read_list(session)
+    log = set_aside + read_list(session)
     after = _quote(session) if quote_after else None
     epoch = session.machine.epochs.current.number
     session.evidence.add_snapshot(Snapshot(name, epoch, before, log, after))

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from imakexec.attest import Judgement, MeasurementLog, Verdict
+from imakexec.attest import Judgement, MeasurementLog, Reason, Verdict, replay
 from imakexec.attest.boot_aggregate import BootAggregateState, find_boot_aggregates
 from imakexec.attest.crosscheck import check_ascii, check_binary
+from imakexec.attest.replay import IMA_PCR
+from imakexec.evidence import Snapshot
 from imakexec.machine.console import classify
 from imakexec.scenario import complaints
 from imakexec.suite.readings import Reading
@@ -81,12 +83,59 @@ class Hop:
     records: int
 
 
+@dataclass(frozen=True)
+class Padded:
+    """Banks whose hash a kernel lacks: it extends SHA-1 digests, padded with zero bytes, into them.
+
+    Attributes:
+        banks: their names.
+        since: the first boot of such a kernel.
+    """
+
+    banks: frozenset[str]
+    since: int = 0
+
+    def of(self, epoch: int) -> frozenset[str]:
+        """The banks that the kernel of a boot pads."""
+        return self.banks if epoch >= self.since else frozenset()
+
+
+NOT_PADDED = Padded(frozenset())
+"""The kernels have all hashes."""
+
+
 def replay_findings(judgement: Judgement) -> Iterator[Finding]:
     """O1."""
     if judgement.verdict is not Verdict.IN_SYNC:
         yield Finding(
             Oracle.REPLAY, f"{judgement.verdict} ({judgement.reason}): {judgement.sentence}"
         )
+
+
+def padded_replay_findings(
+    judgement: Judgement, last: Snapshot, padded: Padded
+) -> Iterator[Finding]:
+    """O1 where some banks are padded, of which evidence can say nothing.
+
+    A bank that was padded from the start replays as such. One that was not must match no more,
+    whichever way it is replayed: not even a list that ends at the kexec.
+    """
+    if judgement.reason is not Reason.BANKS_DIVERGE:
+        yield Finding(Oracle.REPLAY, f"{judgement.reason}: banks without a hash cannot match")
+    assert last.log is not None
+    log = MeasurementLog.parse(last.log)
+    quoted = {bank: values[IMA_PCR] for bank, values in last.quotes[-1].pcrs.items()}
+    wanted = {bank: {value} for bank, value in quoted.items()}
+    ways = [padded.banks] if padded.since == 0 else [padded.banks, frozenset()]
+    for way in ways:
+        found = replay(log, tuple(quoted), wanted, padded=way)
+        for bank, value in quoted.items():
+            due = None if bank in padded.banks and padded.since else len(log)
+            matched = found.records_at(bank, value)
+            if matched != due:
+                yield Finding(
+                    Oracle.REPLAY, f"{bank} matches after {matched} records, {due} were due"
+                )
 
 
 def prefix_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
@@ -103,16 +152,16 @@ def prefix_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
 
 
 def boot_findings(
-    judgement: Judgement, readings: Sequence[Reading], *, anew: bool = False
+    judgement: Judgement, readings: Sequence[Reading], starts: frozenset[int]
 ) -> Iterator[Finding]:
     """O3.
 
     Args:
-        anew: every kernel must have started a list of its own.
+        starts: the boots with which a list starts, 0 among them.
     """
     for reading in readings:
         found = len(find_boot_aggregates(MeasurementLog.parse(reading.log)))
-        if found != (1 if anew else reading.epoch + 1):
+        if found != 1 + reading.epoch - max(at for at in starts if at <= reading.epoch):
             yield Finding(
                 Oracle.BOOTS,
                 f"{found} boot_aggregate records in {reading.snapshot}, boot {reading.epoch}",
@@ -122,14 +171,10 @@ def boot_findings(
             yield Finding(Oracle.BOOTS, f"boot_aggregate {aggregate.index} {aggregate.state}")
 
 
-def count_findings(readings: Sequence[Reading], padded: frozenset[str]) -> Iterator[Finding]:
-    """O4.
-
-    Args:
-        padded: banks into which the kernel extends SHA-1 digests, because it lacks their hash.
-    """
+def count_findings(readings: Sequence[Reading], padded: Padded) -> Iterator[Finding]:
+    """O4."""
     for reading in readings:
-        log = MeasurementLog.parse(reading.log)
+        log = MeasurementLog.parse(reading.own)
         if reading.count != len(log):
             yield Finding(
                 Oracle.COUNT,
@@ -137,7 +182,8 @@ def count_findings(readings: Sequence[Reading], padded: frozenset[str]) -> Itera
                 f"{len(log)}",
             )
         for name, content in reading.lists.items():
-            yield from _list_findings(reading.snapshot, log, name, content, padded)
+            banks = padded.of(reading.epoch)
+            yield from _list_findings(reading.snapshot, log, name, content, banks)
 
 
 def _list_findings(

@@ -20,13 +20,14 @@ class Reading:
     Attributes:
         snapshot: its name in the evidence.
         epoch: the boot epoch.
-        log: the binary list.
+        log: the binary list, with what was set aside.
         count: runtime_measurements_count.
         violations: the file of that name.
         lists: every other list that the kernel offers, by file name, those of staged records left
             out.
         update_counter: the TPM's pcrUpdateCounter (TPM 2.0 part 3, TPM2_PCR_Read); 0 without one.
         sessions: handles of the sessions that are loaded in the TPM, if there is one.
+        set_aside: bytes at the beginning of the list that the kernel has staged or deleted.
     """
 
     snapshot: str
@@ -37,14 +38,21 @@ class Reading:
     lists: Mapping[str, bytes]
     update_counter: int
     sessions: tuple[int, ...]
+    set_aside: int = 0
+
+    @property
+    def own(self) -> bytes:
+        """The list without what was set aside, as the kernel shows and counts it."""
+        return self.log[self.set_aside :]
 
 
-def take_reading(session: Session, snapshot: str, log: bytes) -> Reading:
+def take_reading(session: Session, snapshot: str, log: bytes, set_aside: int) -> Reading:
     """Read all of it; the guest must be at rest.
 
     Args:
         snapshot: the name of the snapshot that was just taken.
         log: its list.
+        set_aside: as of `Reading`.
     """
     guest, budget = session.guest, session.budget
 
@@ -65,4 +73,5 @@ def take_reading(session: Session, snapshot: str, log: bytes) -> Reading:
         },
         update_counter=session.tpm.update_counter(budget()) if session.has_tpm else 0,
         sessions=session.tpm.loaded_sessions(budget()) if session.has_tpm else (),
+        set_aside=set_aside,
     )

@@ -24,7 +24,7 @@ from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite import oracles
 from imakexec.suite.catalogue import Scenario
 from imakexec.suite.defects import Defect, known_defects
-from imakexec.suite.oracles import Finding, Hop, Oracle
+from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.readings import Reading, take_reading
 
@@ -66,6 +66,8 @@ class Trial:
         folder: where the evidence goes.
         fixed: ids of known defects that the kernel has not.
         case: words that tell this test from others of the scenario, for `Defect.case`.
+        set_aside: records that were taken from the running kernel's list, staged or deleted, as
+            they were read; every snapshot begins with them. Staged ones come back with a kexec.
         findings: what is wrong so far.
         session: the machine, while it runs.
         judgement: the verifier's, when the machine is off.
@@ -77,6 +79,7 @@ class Trial:
     folder: Path
     fixed: frozenset[str] = frozenset()
     case: frozenset[str] = frozenset()
+    set_aside: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     session: Session = field(init=False)
     judgement: Judgement = field(init=False)
@@ -86,8 +89,10 @@ class Trial:
     _allowed: list[str] = field(default_factory=list)
     _loss: str = ""
     _starts_anew: bool = False
+    _anew_in: int | None = None
+    _has_list: bool = True
     _skipped: set[str] = field(default_factory=set)
-    _padded: frozenset[str] = frozenset()
+    _padded: Padded = NOT_PADDED
     _per_record: int = 0
     _first_uptime: float = 0.0
     _is_over: bool = False
@@ -98,16 +103,21 @@ class Trial:
         """Let kernels say what holds one of these texts: here it is what they must say."""
         self._allowed += texts
 
-    def expect_loss(self, because: str, *, of_all: bool = False) -> None:
+    def expect_loss(
+        self, because: str, *, of_all: bool = False, anew_in: int | None = None
+    ) -> None:
         """Records must be lost, in whole records and noticed by the verifier.
 
         It takes the place of O1, O2 and O7. Without a TPM the lists alone must show it.
 
         Args:
             of_all: the next kernel gets none of them, and starts a list of its own.
+            anew_in: the boot that does, if it is not every one: behind a kernel that is none of
+                those under test, and that announces nothing.
         """
         self._loss = because
         self._starts_anew = of_all
+        self._anew_in = anew_in
 
     def waive(self, *which: Oracle, because: str) -> None:
         """Make no use of an oracle where it cannot be asked.
@@ -118,9 +128,14 @@ class Trial:
         assert because
         self._skipped |= set(which)
 
-    def extends_padded(self, *banks: str) -> None:
-        """The kernel has no hash for these banks, and extends padded SHA-1 digests into them."""
-        self._padded = frozenset(banks)
+    def extends_padded(self, *banks: str, since: int = 0) -> None:
+        """The kernel has no hash for these banks, and extends padded SHA-1 digests into them.
+
+        Args:
+            since: the first boot of such a kernel. If those before it have had the hash, nothing
+                may verify in these banks any more.
+        """
+        self._padded = Padded(frozenset(banks), since)
 
     def claim(self, name: str, holds: object, what: object = "it does not hold") -> None:
         """Make a demand of the scenario's own, which a known defect can name.
@@ -157,12 +172,19 @@ class Trial:
         self._judge()
 
     def snapshot(self, name: str, *, quote_after: bool = False) -> bytes:
-        """Take a snapshot with all that is read beside it; the list that was read."""
+        """Take a snapshot with all that is read beside it; the list that was read.
+
+        Of a kernel without IMA there is none.
+        """
+        if not self._has_list:
+            return b""
         if self.session.has_tpm:
-            log = scenario.take_snapshot(self.session, name, quote_after=quote_after)
+            log = scenario.take_snapshot(
+                self.session, name, quote_after=quote_after, set_aside=self.set_aside
+            )
         else:
-            log = scenario.read_list(self.session)
-        self._readings.append(take_reading(self.session, name, log))
+            log = self.set_aside + scenario.read_list(self.session)
+        self._readings.append(take_reading(self.session, name, log, len(self.set_aside)))
         return log
 
     def load(
@@ -178,16 +200,21 @@ class Trial:
             self.session, how=how, append=append, without=without, chain=chain
         )
 
-    def execute(self, loaded: LoadedKernel, *, meanwhile: str = "") -> BootInfo:
+    def execute(
+        self, loaded: LoadedKernel, *, meanwhile: str = "", has_list: bool = True
+    ) -> BootInfo:
         """Take a snapshot, execute, and take one in the next kernel.
 
         Args:
             meanwhile: a shell script that starts what goes on while kexec executes. No snapshot is
                 then taken before: it would not be the last.
+            has_list: whether the next kernel has IMA; without it there is nothing to take a
+                snapshot of until the one after it.
         """
         return self._hop(
             lambda: scenario.kexec_execute(self.session, loaded, meanwhile=meanwhile),
             at_rest=not meanwhile,
+            has_list=has_list,
         )
 
     def panic(self, crash_kernel: LoadedKernel) -> BootInfo:
@@ -195,7 +222,7 @@ class Trial:
         self.allow(*SYSRQ_PANIC)
         return self._hop(lambda: scenario.crash(self.session, crash_kernel), at_rest=True)
 
-    def _hop(self, go: Callable[[], None], *, at_rest: bool) -> BootInfo:
+    def _hop(self, go: Callable[[], None], *, at_rest: bool, has_list: bool = True) -> BootInfo:
         epoch = self.session.machine.epochs.current.number
         self._look_for_leaks(f"before execute {epoch}")
         if at_rest:
@@ -205,6 +232,9 @@ class Trial:
         info = self.session.guest.ping(self.session.budget())
         records = self._readings[-1].count
         self.hops.append(Hop(epoch + 1, min(info.uptime, time.monotonic() - began), records))
+        self._has_list = has_list
+        if self.set_aside and scenario.read_list(self.session).startswith(self.set_aside):
+            self.set_aside = b""  # it was staged, and not deleted
         self.snapshot(f"boot-{epoch + 1}")
         return info
 
@@ -278,7 +308,7 @@ class Trial:
     def _judge(self) -> None:
         self.judgement = judge_folder(self.folder)
         found = [
-            *oracles.boot_findings(self.judgement, self._readings, anew=self._starts_anew),
+            *oracles.boot_findings(self.judgement, self._readings, self._starts),
             *oracles.count_findings(self._readings, self._padded),
             *oracles.violation_findings(self._readings),
             *oracles.message_findings(self.console, self._allowed),
@@ -292,14 +322,29 @@ class Trial:
         else:
             found += lost
             if self.session.has_tpm:
-                found += oracles.replay_findings(self.judgement)
+                found += self._replay_findings()
                 found += oracles.counter_findings(self._readings, self._per_record)
         self.findings += [finding for finding in found if finding.demand not in self._skipped]
+
+    @property
+    def _starts(self) -> frozenset[int]:
+        """The boots with which a list starts."""
+        if self._anew_in is not None:
+            return frozenset({0, self._anew_in})
+        boots = range(self._readings[-1].epoch + 1)
+        return frozenset(boots if self._starts_anew else {0})
+
+    def _replay_findings(self) -> Iterator[Finding]:
+        if not self._padded.banks:
+            return oracles.replay_findings(self.judgement)
+        last = self.evidence.snapshots[-1]
+        return oracles.padded_replay_findings(self.judgement, last, self._padded)
 
     def _loss_findings(self) -> Iterator[Finding]:
         """A loss must be one, of whole records, and be called what it is."""
         due = {Verdict.OUT_OF_SYNC}
-        if self.kernel.has_markers and self.kernel.carries_events_after_load:
+        announces = self.kernel.has_markers and self.kernel.carries_events_after_load
+        if announces and self._anew_in is None:
             due = {Verdict.TRUNCATED}
         verdict = self.judgement.verdict
         if verdict not in due:
