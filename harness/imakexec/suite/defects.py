@@ -285,6 +285,15 @@ _TEMPLATES = (
 )
 
 
+_PAGE = 4096
+
+
+def _aligns_less_than_asked(kernel: KernelProperties) -> bool:
+    """dma_alloc_from_contiguous() aligns to no more than CONFIG_CMA_ALIGNMENT says."""
+    aligned = _PAGE << int(kernel.config.get("CMA_ALIGNMENT", "0"))
+    return kernel.version >= (6, 17) and aligned < int(kernel.config.get("PHYSICAL_ALIGN", "0"), 16)
+
+
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried", case="gap"),
     _copied_at_load(9, "records carried"),
