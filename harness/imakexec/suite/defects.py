@@ -298,6 +298,15 @@ DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried", case="gap"),
     _copied_at_load(9, "records carried"),
     Defect(
+        id="K10",
+        scenario=20,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="the kernel is put into CMA less aligned than it asks for, moves itself when it "
+        "unpacks, and overwrites the initramfs behind it",
+        present=_aligns_less_than_asked,
+        case="default",
+    ),
+    Defect(
         id="J2",
         scenario=25,
         breaks=frozenset({"refused", "nothing loaded"}),
