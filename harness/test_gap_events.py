@@ -17,6 +17,9 @@ from imakexec.suite.trial import Trial
 
 pytestmark = pytest.mark.scenario(1)
 
+A_RECORD = 105
+"""Bytes that a record of these takes, at most."""
+
 
 def claim_carried(trial: Trial, measured: tuple[str, ...]) -> None:
     """All records of the gap are carried, in order and in their place."""
@@ -42,6 +45,8 @@ def claim_carried(trial: Trial, measured: tuple[str, ...]) -> None:
 )
 def test_gap_events(trial: Trial, count: int) -> None:
     trial.case |= {"gap"}
+    if trial.kernel.carries_events_after_load and count * A_RECORD > trial.kernel.extra_memory:
+        pytest.skip(f"{trial.kernel.release} has no room for {count} records: see scenario 4")
     with trial.running() as session:
         loaded = trial.load()
         measured = scenario.generate_activity(session, count)

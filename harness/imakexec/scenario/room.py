@@ -47,17 +47,6 @@ class Room:
         """Bytes that further records can take, kexec_execute among them."""
         return self.segment - self.used
 
-    def to_the_most(self, extra_memory: int) -> int:
-        """Bytes of further records that make the next load leave as much room as any can.
-
-        The segment is rounded up to whole pages: it is largest for a list that has just outgrown
-        one.
-
-        Args:
-            extra_memory: bytes that the kernel adds to the list when it sizes the segment.
-        """
-        return self.free - extra_memory + 1
-
     def execute_size(self, measured: int, paths: int) -> int:
         """Bytes of kexec_execute after `measured` more bytes in `paths` more records."""
         payload = (

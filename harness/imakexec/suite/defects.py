@@ -211,7 +211,7 @@ _STORM = (
         breaks=_LOST_AT_EXECUTE,
         reason="what is measured after the copy extends the PCRs and is handed to nobody",
         present=_keeps_measuring,
-        case="storm",
+        case="late",
     ),
     Defect(
         id="G1",
