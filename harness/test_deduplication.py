@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Scenario 23: what is measured again has one record per boot, and one more after a kexec.
+
+The hash table of a boot has what that boot has measured and not what it has restored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from conftest import positions
+from imakexec.scenario import Session
+from imakexec.suite.trial import Trial
+
+pytestmark = pytest.mark.scenario(23)
+
+PATH = "/same"
+# What was written is measured again when it is read, whether or not it has changed.
+MEASURE = f"echo same >{PATH} && read -r line <{PATH}"
+
+
+def measure(session: Session) -> None:
+    """Measure the same file with the same content."""
+    session.guest.run(["sh", "-c", MEASURE], session.budget())
+
+
+def test_one_record_per_boot(trial: Trial) -> None:
+    with trial.running() as session:
+        measure(session)
+        measure(session)
+        loaded = trial.load()
+        measure(session)
+        trial.execute(loaded)
+        measure(session)
+        measure(session)
+
+    seen = [trial.names(snapshot).count(PATH) for snapshot in ("before-execute-0", "end")]
+    trial.claim("one record per boot", seen == [1, 2], seen)
+    for snapshot in ("before-execute-0", "end"):
+        records = trial.records(snapshot)
+        last_boot = positions(trial.names(snapshot), "boot_aggregate")[-1]
+        digests = Counter(record.digest for record in records[last_boot:])
+        trial.claim("no digest twice in a boot", max(digests.values()) == 1, snapshot)
