@@ -145,10 +145,10 @@ def test_a_guest_may_die_only_of_a_known_defect(
 
 
 def test_the_control_must_lose_what_is_measured_after_the_load() -> None:
-    [expected] = known_defects(1, frozenset(), PLAIN, frozenset())
+    [expected] = known_defects(1, frozenset({"gap"}), PLAIN, frozenset())
     assert expected.id == "A1"
     assert expected.breaks >= LOST
-    assert list(known_defects(1, frozenset(), PATCHED, frozenset())) == []
+    assert list(known_defects(1, frozenset({"gap"}), PATCHED, frozenset())) == []
 
 
 def test_each_defect_is_of_a_scenario_and_breaks_something() -> None:
