@@ -396,7 +396,11 @@ class Subject:
         return has_ima_option(self.kernels.source(tree).path, name)
 
     def request(
-        self, *, extra_memory_kb: int = ENOUGH_KB, symbols: Sequence[str] = ()
+        self,
+        *,
+        extra_memory_kb: int = ENOUGH_KB,
+        symbols: Sequence[str] = (),
+        further: Sequence[Path] = (),
     ) -> KernelRequest:
         """Have it built; the extra memory is left out where a kernel has no such option."""
         given = self.own if self.name == "given" else None
@@ -411,6 +415,7 @@ class Subject:
             patches=0 if self.name == "plain" else None,
             extra_memory_kb=extra_memory_kb if self._has_extra_memory(tree) else None,
             symbols=(*debug, *symbols),
+            further=tuple(further),
             tree=tree,
         )
 
