@@ -93,7 +93,7 @@ def test_template_matrix(trial: Trial, parameter: str, next_parameter: str) -> N
 )
 def test_a_template_that_is_not_restored(trial: Trial, parameter: str, refusal: str) -> None:
     trial.case |= words(parameter)
-    trial.expect_loss("the next kernel refuses the template, and with it the list", whole=True)
+    trial.expect_loss("the next kernel refuses the template, and with it the list", of_all=True)
     trial.allow(refusal, "Failed to restore the measurement list")
     with trial.running(cmdline=parameter) as session:
         scenario.generate_activity(session, FILES)
@@ -111,7 +111,7 @@ def test_a_field_that_the_next_kernel_does_not_know(
     trial: Trial, subject: Subject, lab: Lab
 ) -> None:
     trial.case |= {"unknown field"}
-    trial.expect_loss("the next kernel does not know a field of the records", whole=True)
+    trial.expect_loss("the next kernel does not know a field of the records", of_all=True)
     refusal = f'attempting to initialize the template "{UNKNOWN_FORMAT}" failed'
     trial.allow(refusal)
     parameter = f"ima_template_fmt={UNKNOWN_FORMAT}"
