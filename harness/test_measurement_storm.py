@@ -39,12 +39,11 @@ done
 """
 
 # The time between copy and jump is stretched, so that a process meets it: the kernel reports every
-# device that it shuts down, the TPM first, and takes its time over every line. What is refused is
-# printed by kauditd, which never gives its CPU away while there is more to print. If that is the
-# CPU on which the next kernel is to be started, it has to come to an end: hence the pause, in which
-# no program is run because that takes long on a busy host, and the last attempt.
+# device that it shuts down, the TPM first, and takes its time over every line. Audit messages are
+# printed by kauditd, which never gives its CPU away while there are more. If that is the CPU on
+# which the next kernel is to be started, they have to come to an end: hence the pause, in which no
+# program is run because that takes long on a busy host, and the last attempt.
 ATTEMPTS = """
-echo 0 >/proc/sys/kernel/printk_ratelimit
 mkdir /late
 busybox mkfifo /late/pause
 (
@@ -59,12 +58,18 @@ busybox mkfifo /late/pause
     done
 ) &
 echo 1 >/sys/module/kernel/parameters/initcall_debug
-echo %d >/proc/sys/kernel/printk_delay
 """
 
-LINE_MS = 20
-LINE_MS_TO_THE_TPM = 500
-"""A kernel that goes on measuring does so with a TPM until the first line has been printed."""
+ALL_REFUSALS = """
+echo 0 >/proc/sys/kernel/printk_ratelimit
+echo 20 >/proc/sys/kernel/printk_delay
+"""
+
+# A kernel that goes on measuring extends the PCRs until its first line has been printed.
+LONG_FIRST_LINE = """
+echo 0 >/proc/sys/kernel/printk_ratelimit_burst
+echo 400 >/proc/sys/kernel/printk_delay
+"""
 
 REFUSED = re.compile(
     r'op=add_template_measure cause=measurements_suspended .* name="(?P<path>/late/\d+)".* res=0'
@@ -137,9 +142,9 @@ def test_kexec_load_in_a_storm_counts_what_it_sizes(trial: Trial) -> None:
 
 def test_an_attempt_after_the_copy_is_refused(trial: Trial) -> None:
     trial.case |= {"late"}
-    delay = LINE_MS if trial.kernel.suspends_on_execute else LINE_MS_TO_THE_TPM
+    stretch = ALL_REFUSALS if trial.kernel.suspends_on_execute else LONG_FIRST_LINE
     with trial.running(cpus=CPUS):
-        trial.execute(trial.load(), meanwhile=ATTEMPTS % delay)
+        trial.execute(trial.load(), meanwhile=ATTEMPTS + stretch)
 
     refused = Counter(match["path"] for match in REFUSED.finditer(trial.console))
     trial.claim("refused after the copy", len(refused) >= 3, f"{len(refused)} of the attempts")

@@ -45,10 +45,9 @@ PAIRS = [
     ("ima_template=evm-sig", LEGACY),
     ("ima_template_fmt=d|n", ""),
     ("ima_template_fmt=n-ng|d-ng|sig|n", "ima_template_fmt=n-ng|d-ng"),
-    ("ima_template_fmt=d-ng|n-ng|sig", ""),
 ]
 
-WRITTEN = ("", LEGACY, *(parameter for parameter, _ in PAIRS))
+WRITTEN = ("", LEGACY, "ima_template_fmt=d-ng|n-ng|sig", *(parameter for parameter, _ in PAIRS))
 """All templates once."""
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from imakexec.errors import GuestFailure
 from imakexec.kernel.config import EXTRA_MEMORY
-from imakexec.project import find_project
 from imakexec.suite import defects
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS, LOST, Defect, known_defects
@@ -156,13 +155,3 @@ def test_each_defect_is_of_a_scenario_and_breaks_something() -> None:
         assert item.scenario in CATALOGUE
         assert item.breaks
         assert re.fullmatch(r"[A-Z]\d+", item.id)
-
-
-def test_each_scenario_has_its_tests() -> None:
-    folder = find_project() / "harness"
-    marked = {
-        int(number)
-        for path in folder.glob("test_*.py")
-        for number in re.findall(r"pytest\.mark\.scenario\((\d+)\)", path.read_text())
-    }
-    assert marked == set(CATALOGUE)

@@ -346,7 +346,6 @@ DEFECTS: tuple[Defect, ...] = (
         present=lambda _: True,
         case="beyond memory",
     ),
-    _copied_at_load(23, "records carried", case="no hash table"),
     Defect(
         id="A1",
         scenario=24,
