@@ -5,7 +5,7 @@ Each is a strict expectation: a demand that fails without standing here fails th
 one that stands here and holds. What a plain base loses by its design (A1) is listed like the rest:
 a control that does not fail as predicted is a fault of the harness.
 
-The ids are those of docs/findings.md.
+The ids are stable: reports and --fixed name them.
 """
 
 from __future__ import annotations
