@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,6 @@ from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
 from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
 from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError
 from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
@@ -139,17 +138,6 @@ def has_series(config: pytest.Config) -> bool:
 def chosen_arch(config: pytest.Config) -> Arch:
     """What the guests run on."""
     return ARCHES[config.getoption("--arch")]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    call: pytest.CallInfo[None],
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report trouble of the host as an error of the run, never as a failure of the kernel."""
-    report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
-        report.when = "setup"  # what pytest and JUnit call an error and not a failure
-    return report
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ RECORDS = 10
 
 def test_kernel_that_only_receives(trial: Trial, subject: Subject, kernels: Kernels) -> None:
     receiver = kernels.build(subject.request(symbols=ONLY_RECEIVES))
-    trial.expect_loss("the second kernel hands nothing on", of_all=True, anew_in=2)
+    trial.expect_loss("the second kernel hands nothing on", anew_in=2, announced=False)
     with trial.running(next_kernel=receiver.image) as session:
         scenario.generate_activity(session, RECORDS)
         trial.execute(trial.load(chain=True))
@@ -49,7 +49,7 @@ def test_kernel_that_only_receives(trial: Trial, subject: Subject, kernels: Kern
 
 def test_kernel_without_ima(trial: Trial, subject: Subject, kernels: Kernels) -> None:
     dropping = kernels.build(kernels.request(patches=0, extra_memory_kb=None, symbols=NO_IMA))
-    trial.expect_loss("the second kernel has no list", of_all=True, anew_in=2)
+    trial.expect_loss("the second kernel has no list", anew_in=2)
     trial.allow(DROPPED)
     with trial.running(next_kernel=dropping.image) as session:
         scenario.generate_activity(session, RECORDS)

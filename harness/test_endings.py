@@ -15,14 +15,13 @@ from imakexec import scenario
 from imakexec.attest import Verdict
 from imakexec.machine.watch import Expected
 from imakexec.suite.oracles import Oracle
-from imakexec.suite.trial import Trial
+from imakexec.suite.trial import BYPASS, SYSRQ_PANIC, Trial
 
 pytestmark = pytest.mark.scenario(24)
 
 MORE_THAN_FITS = 60_000
 """Bytes of records that no segment has room for: a kernel that copied them would say so."""
 
-BYPASS = "activating TPM-bypass"
 NOT_EXTENDED = "Error Communicating to TPM chip"
 
 REMOVE_TPM = """
@@ -44,7 +43,7 @@ echo "${device##*/}" >"$device/driver/unbind"
 )
 def test_an_end_that_is_no_kexec(trial: Trial, command: str, how: Expected) -> None:
     if how is Expected.PANIC:
-        trial.allow("Kernel panic - not syncing: sysrq triggered crash")
+        trial.allow(*SYSRQ_PANIC)
     with trial.running() as session:
         trial.load()
         scenario.measure_bytes(session, MORE_THAN_FITS)
@@ -76,7 +75,6 @@ def test_an_execute_without_an_image(trial: Trial) -> None:
 @pytest.mark.nightly  # By day test_big_log.py has such a machine.
 def test_a_machine_without_a_tpm(trial: Trial) -> None:
     trial.case |= {"no TPM"}
-    trial.allow(BYPASS)
     with trial.running(tpm=False) as session:
         loaded = trial.load()
         measured = scenario.generate_activity(session, 5)

@@ -18,7 +18,7 @@ CONFTEST = """
 import pytest
 from imakexec.errors import GuestFailure
 from imakexec.suite.plugin import TRIAL
-from imakexec.suite.trial import Conclusion, Outcome
+from imakexec.suite.outcome import Conclusion, Outcome
 
 class Trial:
     boot_seconds = 2.0
@@ -27,7 +27,7 @@ class Trial:
     conclusion = Conclusion(Outcome.PASS, ())
 
     def died(self, failure):
-        self.conclusion = Conclusion(Outcome.DEFECT, (f"K1: {failure.what}",))
+        self.conclusion = Conclusion(Outcome.KNOWN, (f"K1: {failure.what}",))
 
     def conclude(self):
         return self.conclusion
@@ -44,8 +44,8 @@ def trial(request, subject):
 
 TESTS = """
 import pytest
-from imakexec.errors import GuestFailure
-from imakexec.suite.trial import Conclusion, Outcome
+from imakexec.errors import GuestFailure, InfraError
+from imakexec.suite.outcome import Conclusion, Outcome
 
 pytestmark = [
     pytest.mark.scenario(6),
@@ -59,10 +59,10 @@ def test_bad(trial):
     trial.conclusion = Conclusion(Outcome.FAIL, ("O1 replay: lost", "O2 prefix: lost"))
 
 def test_known(trial):
-    trial.conclusion = Conclusion(Outcome.DEFECT, ("C4: not counted",))
+    trial.conclusion = Conclusion(Outcome.KNOWN, ("C4: not counted",))
 
 def test_its_own_assertion(trial):
-    trial.conclusion = Conclusion(Outcome.DEFECT, ("C4: not counted",))
+    trial.conclusion = Conclusion(Outcome.KNOWN, ("C4: not counted",))
     assert False, "this is no known defect"
 
 def test_dies(trial):
@@ -71,6 +71,9 @@ def test_dies(trial):
 def test_dies_as_known(trial):
     trial.may_die = True
     raise GuestFailure("a page fault in the copy")
+
+def test_the_host_fails(trial):
+    raise InfraError("QEMU died")
 
 def test_not_here(trial):
     pytest.skip("needs a kernel of 7.2 or later")
@@ -85,7 +88,7 @@ def ran(pytester: pytest.Pytester) -> pytest.RunResult:
 
 
 def test_what_a_trial_comes_to_is_the_outcome_of_its_test(ran: pytest.RunResult) -> None:
-    ran.assert_outcomes(passed=1, failed=3, xfailed=2, skipped=1)
+    ran.assert_outcomes(passed=1, failed=3, errors=1, xfailed=2, skipped=1)
     ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /evidence*"])
     ran.stdout.fnmatch_lines(["*this is no known defect*"])
     ran.stdout.fnmatch_lines(["*a panic nobody knows*"])
@@ -96,10 +99,10 @@ def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
     start = next(n for n, line in enumerate(lines) if line.startswith("scenario "))
     row = lines[start + 1]
     # The budget is that of ten boots of two seconds.
-    assert " ".join(row.split()) == "6 failed second load patched 1 2 1 3 0.0 s 20 s"
+    assert " ".join(row.split()) == "6 failed second load patched 1 2 1 3 1 0.0 s 20 s"
     reasons = "\n".join(lines[start + 2 :])
-    assert " 6 defect: C4: not counted" in reasons
-    assert " 6 defect: K1: a page fault in the copy" in reasons
+    assert " 6 known: C4: not counted" in reasons
+    assert " 6 known: K1: a page fault in the copy" in reasons
     assert " 6 skip: needs a kernel of 7.2 or later" in reasons
     assert all(len(line) <= 79 for line in lines[start : start + 4])
 

@@ -14,8 +14,9 @@ from imakexec.suite import defects
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS, LOST, Defect, known_defects
 from imakexec.suite.oracles import Finding, Oracle
+from imakexec.suite.outcome import Outcome
 from imakexec.suite.properties import KernelProperties, version_of
-from imakexec.suite.trial import Outcome, Trial
+from imakexec.suite.trial import Trial
 
 OURS = (
     b"Kexec segment is full\0Kexec segment is not mapped\0measurements_suspended\0kexec_execute\0"
@@ -97,7 +98,7 @@ def test_a_known_defect_that_shows_is_expected(monkeypatch: pytest.MonkeyPatch) 
     made = trial()
     made.findings.append(Finding(Oracle.REPLAY, "it is lost"))
     conclusion = made.conclude()
-    assert (conclusion.outcome, conclusion.lines) == (Outcome.DEFECT, ("Z9: as it is",))
+    assert (conclusion.outcome, conclusion.lines) == (Outcome.KNOWN, ("Z9: as it is",))
 
 
 def test_a_known_defect_that_does_not_show_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +141,7 @@ def test_a_guest_may_die_only_of_a_known_defect(
     (tmp_path / "console.log").write_text("   1.000000 [    0.100000] BUG: unable to handle\n")
     assert made.may_die
     made.died(GuestFailure("panic in the guest"))
-    assert made.conclude().outcome is Outcome.DEFECT
+    assert made.conclude().outcome is Outcome.KNOWN
 
 
 def test_the_control_must_lose_what_is_measured_after_the_load() -> None:
@@ -155,3 +156,12 @@ def test_each_defect_is_of_a_scenario_and_breaks_something() -> None:
         assert item.scenario in CATALOGUE
         assert item.breaks
         assert re.fullmatch(r"[A-Z]\d+", item.id)
+
+
+def test_two_defects_of_one_demand_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, defect("Z1", "a"), defect("Z2", "a", "b"))
+    made = trial()
+    made.claim("a", holds=False)
+    assert [line.split()[0] for line in made.conclude().lines] == ["b"]
+    made.claim("b", holds=False)
+    assert made.conclude().lines == ("Z1: as it is", "Z2: as it is")

@@ -11,10 +11,9 @@ from textwrap import wrap
 from typing import Self
 
 from imakexec.suite.catalogue import CATALOGUE
+from imakexec.suite.outcome import Outcome
 
 _WIDTH = 79
-# Outcome to the head of its column.
-_COLUMNS = {"pass": "pass", "defect": "known", "skip": "skip", "fail": "fail", "error": "error"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class ScenarioResult:
     Attributes:
         number: of the scenario.
         kernel: on which it was tried; empty if the test makes its own choice.
-        outcome: pass, fail, error (of the host), defect (known, shown as expected) or skip.
+        outcome: in a word.
         why: which defects, or the reason of a skip.
         seconds: that it took.
         boot_seconds: that its first boot took, which scales the budget; 0 without one.
@@ -32,7 +31,7 @@ class ScenarioResult:
 
     number: int
     kernel: str
-    outcome: str
+    outcome: Outcome
     why: str
     seconds: float
     boot_seconds: float
@@ -44,7 +43,8 @@ class ScenarioResult:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """What `to_json` has written."""
-        return cls(**json.loads(text))
+        members = json.loads(text)
+        return cls(**{**members, "outcome": Outcome(members["outcome"])})
 
     @property
     def budget(self) -> float:
@@ -57,15 +57,13 @@ def summary_lines(results: Iterable[ScenarioResult]) -> Iterator[str]:
     rows: dict[tuple[int, str], list[ScenarioResult]] = {}
     for result in results:
         rows.setdefault((result.number, result.kernel), []).append(result)
-    yield f"{'scenario':27} {'kernel':7} {' '.join(_COLUMNS.values())}  longest budget"
+    yield f"{'scenario':27} {'kernel':7} {' '.join(Outcome)}  longest budget"
     reasons: dict[str, None] = {}
     for (number, kernel), group in sorted(rows.items()):
         longest = max(group, key=lambda result: result.seconds / result.budget)
         over = "!" if longest.seconds > longest.budget else " "
         counts = Counter(result.outcome for result in group)
-        columns = " ".join(
-            f"{counts[outcome] or '':{len(head)}}" for outcome, head in _COLUMNS.items()
-        )
+        columns = " ".join(f"{counts[outcome] or '':{len(outcome)}}" for outcome in Outcome)
         yield (
             f"{CATALOGUE[number]!s:27.27} {kernel:7.7} {columns}  "
             f"{longest.seconds:5.1f} s {longest.budget:4.0f} s{over}"

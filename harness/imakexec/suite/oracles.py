@@ -221,10 +221,13 @@ def message_findings(console: str, allowed: Sequence[str]) -> Iterator[Finding]:
         console: of all boots.
         allowed: what a line may hold though it is forbidden elsewhere.
     """
-    lines = [line for line in console.splitlines() if not any(text in line for text in allowed)]
-    wrong = set(complaints(lines)) | {line for line in lines if classify(line[12:]) is not None}
-    for line in sorted(wrong):
-        yield Finding(Oracle.MESSAGES, line.strip())
+    for line in console.splitlines():
+        # Behind the time of the host, see ConsoleLine.
+        said = line.lstrip().partition(" ")[2]
+        if any(text in said for text in allowed):
+            continue
+        if complaints([said]) or classify(said) is not None:
+            yield Finding(Oracle.MESSAGES, said)
 
 
 def counter_findings(readings: Sequence[Reading], per_record: int) -> Iterator[Finding]:

@@ -24,6 +24,8 @@ from imakexec.machine.accelerator import probe_accelerator
 from imakexec.options import Accelerator
 from imakexec.project import find_project
 from imakexec.report.suite import ScenarioResult, summary_lines
+from imakexec.suite.catalogue import CATALOGUE
+from imakexec.suite.outcome import Outcome
 
 if TYPE_CHECKING:
     from imakexec.suite.trial import Trial
@@ -78,14 +80,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _end(trial: Trial) -> None:
-    # Only now: it takes the verifier's imports, which a test without a machine does without.
-    from imakexec.suite.trial import Outcome  # noqa: PLC0415
-
     conclusion = trial.conclude()
     text = "\n".join(conclusion.lines)
     if conclusion.outcome is Outcome.FAIL:
         pytest.fail(f"{text}\nevidence: {trial.folder}", pytrace=False)
-    if conclusion.outcome is Outcome.DEFECT:
+    if conclusion.outcome is Outcome.KNOWN:
         pytest.xfail(text)
 
 
@@ -93,8 +92,13 @@ def _end(trial: Trial) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put what the summary needs into the report, which is all that a worker sends home."""
+    """Tell the host's trouble from the kernel's, and put into the report what the summary needs.
+
+    A report is all that a worker sends home.
+    """
     report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
+        report.when = "setup"  # what pytest and JUnit call an error and not a failure
     marker = item.get_closest_marker("scenario")
     if marker is None or (call.when != "call" and report.outcome == "passed"):
         return report
@@ -116,12 +120,12 @@ def _kernel_of(item: pytest.Item) -> str:
     return str(spec.params.get("subject", "")) if spec else ""
 
 
-def _outcome(report: pytest.TestReport) -> str:
+def _outcome(report: pytest.TestReport) -> Outcome:
     if report.outcome == "skipped":
-        return "defect" if hasattr(report, "wasxfail") else "skip"
+        return Outcome.KNOWN if hasattr(report, "wasxfail") else Outcome.SKIP
     if report.outcome == "failed":
-        return "fail" if report.when == "call" else "error"
-    return "pass"
+        return Outcome.FAIL if report.when == "call" else Outcome.ERROR
+    return Outcome.PASS
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -7,11 +7,9 @@ oracles and the known defects come with every step that is taken through a `Tria
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from imakexec import scenario
@@ -25,34 +23,17 @@ from imakexec.suite import oracles
 from imakexec.suite.catalogue import Scenario
 from imakexec.suite.defects import Defect, known_defects
 from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
+from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.readings import Reading, take_reading
 
 SYSRQ_PANIC = ("sysrq triggered crash",)
 """What a kernel says when it is told to panic."""
 
+BYPASS = "activating TPM-bypass"
+"""What IMA says on a machine without a TPM."""
+
 OpenSession = Callable[..., AbstractContextManager[Session]]
-
-
-class Outcome(StrEnum):
-    """How a trial ended."""
-
-    PASS = "pass"
-    DEFECT = "known defect"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """What a trial comes to.
-
-    Attributes:
-        outcome: in a word.
-        lines: the defects that showed as expected, or what is wrong.
-    """
-
-    outcome: Outcome
-    lines: tuple[str, ...]
 
 
 @dataclass
@@ -71,6 +52,8 @@ class Trial:
         findings: what is wrong so far.
         session: the machine, while it runs.
         judgement: the verifier's, when the machine is off.
+        boot_seconds: that the first kernel took to its agent.
+        hops: how long each later one took.
     """
 
     scenario: Scenario
@@ -90,8 +73,9 @@ class Trial:
     _loss: str = ""
     _starts_anew: bool = False
     _anew_in: int | None = None
+    _announced: bool = True
     _has_list: bool = True
-    _skipped: set[str] = field(default_factory=set)
+    _waived: dict[str, str] = field(default_factory=dict)
     _padded: Padded = NOT_PADDED
     _per_record: int = 0
     _first_uptime: float = 0.0
@@ -104,7 +88,12 @@ class Trial:
         self._allowed += texts
 
     def expect_loss(
-        self, because: str, *, of_all: bool = False, anew_in: int | None = None
+        self,
+        because: str,
+        *,
+        of_all: bool = False,
+        anew_in: int | None = None,
+        announced: bool = True,
     ) -> None:
         """Records must be lost, in whole records and noticed by the verifier.
 
@@ -112,12 +101,14 @@ class Trial:
 
         Args:
             of_all: the next kernel gets none of them, and starts a list of its own.
-            anew_in: the boot that does, if it is not every one: behind a kernel that is none of
-                those under test, and that announces nothing.
+            anew_in: the boot that does, if it is not every one.
+            announced: whether the last list that was seen is of a kernel under test, which may
+                write markers.
         """
         self._loss = because
         self._starts_anew = of_all
         self._anew_in = anew_in
+        self._announced = announced
 
     def waive(self, *which: Oracle, because: str) -> None:
         """Make no use of an oracle where it cannot be asked.
@@ -125,8 +116,7 @@ class Trial:
         Args:
             because: why; for the reader of the test.
         """
-        assert because
-        self._skipped |= set(which)
+        self._waived |= dict.fromkeys(which, because)
 
     def extends_padded(self, *banks: str, since: int = 0) -> None:
         """The kernel has no hash for these banks, and extends padded SHA-1 digests into them.
@@ -161,7 +151,9 @@ class Trial:
             self.session = session
             scenario.boot(session)
             self.boot_seconds = session.boot_seconds
-            if session.has_tpm:
+            if not session.has_tpm:
+                self.allow(BYPASS)
+            else:
                 self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
             self._first_uptime = session.guest.ping(session.budget()).uptime
             self.snapshot("boot")
@@ -227,11 +219,10 @@ class Trial:
         self._look_for_leaks(f"before execute {epoch}")
         if at_rest:
             self.snapshot(f"before-execute-{epoch}")
-        began = time.monotonic()
         go()
         info = self.session.guest.ping(self.session.budget())
         records = self._readings[-1].count
-        self.hops.append(Hop(epoch + 1, min(info.uptime, time.monotonic() - began), records))
+        self.hops.append(Hop(epoch + 1, info.uptime, records))
         self._has_list = has_list
         if self.set_aside and scenario.read_list(self.session).startswith(self.set_aside):
             self.set_aside = b""  # it was staged, and not deleted
@@ -324,7 +315,7 @@ class Trial:
             if self.session.has_tpm:
                 found += self._replay_findings()
                 found += oracles.counter_findings(self._readings, self._per_record)
-        self.findings += [finding for finding in found if finding.demand not in self._skipped]
+        self.findings += [finding for finding in found if finding.demand not in self._waived]
 
     @property
     def _starts(self) -> frozenset[int]:
@@ -343,8 +334,8 @@ class Trial:
     def _loss_findings(self) -> Iterator[Finding]:
         """A loss must be one, of whole records, and be called what it is."""
         due = {Verdict.OUT_OF_SYNC}
-        announces = self.kernel.has_markers and self.kernel.carries_events_after_load
-        if announces and self._anew_in is None:
+        writes_markers = self.kernel.has_markers and self.kernel.carries_events_after_load
+        if writes_markers and self._announced:
             due = {Verdict.TRUNCATED}
         verdict = self.judgement.verdict
         if verdict not in due:
@@ -374,17 +365,19 @@ class Trial:
 
     def conclude(self) -> Conclusion:
         """Hold what was found against what is known."""
-        expected = {demand: defect for defect in self.defects for demand in defect.breaks}
+        defects = self.defects
+        expected = [(demand, defect) for defect in defects for demand in sorted(defect.breaks)]
+        excused = {demand for demand, _ in expected}
         seen = {finding.demand for finding in self.findings}
-        wrong = [str(finding) for finding in self.findings if finding.demand not in expected]
+        wrong = [str(finding) for finding in self.findings if finding.demand not in excused]
         wrong += [
             f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
             f"remove it from suite/defects.py, or say --fixed {defect.id}"
-            for demand, defect in expected.items()
+            for demand, defect in expected
             if demand not in seen
         ]
         if wrong:
             return Conclusion(Outcome.FAIL, tuple(wrong))
-        if expected:
-            return Conclusion(Outcome.DEFECT, tuple(dict.fromkeys(map(str, expected.values()))))
+        if defects:
+            return Conclusion(Outcome.KNOWN, tuple(dict.fromkeys(map(str, defects))))
         return Conclusion(Outcome.PASS, ())
