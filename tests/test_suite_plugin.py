@@ -182,3 +182,11 @@ def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:
     plugins = ("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
     pytester.runpytest_inprocess(*plugins, "-m", "smoke").assert_outcomes(passed=1, deselected=1)
     pytester.runpytest_inprocess(*plugins, "-m", "nightly").assert_outcomes(passed=1, deselected=1)
+
+
+@pytest.mark.parametrize(("words", "found"), [("failed_second_load", 8), ("big_log", 0)])
+def test_a_scenario_is_found_by_its_name(pytester: pytest.Pytester, words: str, found: int) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    ran = pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "--collect-only", "-k", words)
+    ran.assert_outcomes(deselected=8 - found)

@@ -6,6 +6,7 @@ docs/scenarios.md says of each where it comes from and what must come out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,11 @@ class Scenario:
     number: int
     name: str
     budget: float
+
+    @property
+    def keyword(self) -> str:
+        """The name as one word for pytest's -k: "failed_second_load"."""
+        return "_".join(re.findall(r"[a-z0-9]+", self.name.lower()))
 
     def __str__(self) -> str:
         return f"{self.number:2} {self.name}"

@@ -51,8 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what is nightly out of the smoke set, whichever of its parameters is in it."""
+    """Let -k find a scenario by its name, and keep what is nightly out of the smoke set."""
     for item in items:
+        marker = item.get_closest_marker("scenario")
+        if marker is not None:
+            item.extra_keyword_matches.add(CATALOGUE[marker.args[0]].keyword)
         if item.get_closest_marker("nightly") is not None:
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "smoke"]
 
