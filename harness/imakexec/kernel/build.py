@@ -165,9 +165,9 @@ def build_kernel(
         InfraError: the host failed: network, disk, a missing tool, the deadline.
     """
     if request.image is not None:
-        return given_kernel(
-            request.image, request.config, wanted=needed_symbols(request, project), cache=cache
-        )
+        wanted = needed_symbols(request, project)
+        with cache.lock("given", deadline, progress):
+            return given_kernel(request.image, request.config, wanted=wanted, cache=cache)
     source = find_source(request, cache, progress, deadline)
     plan = _Plan(
         request=request,

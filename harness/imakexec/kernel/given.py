@@ -66,7 +66,6 @@ class GivenKernel:
         """Where its configuration lies as a file."""
         path = cache.root / "given" / self.key / "config"
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, self.config)
         return path
 
@@ -101,7 +100,9 @@ def _read(image: Path) -> bytes:
         return kernel_texts(image)
     except OSError as error:
         raise UserError(
-            f"the kernel cannot be read: {error.strerror}", where=f"--kernel {image}"
+            f"the kernel cannot be read: {error.strerror}",
+            where=f"--kernel {image}",
+            remedy="name a boot image as the kernel's build makes it",
         ) from error
 
 
@@ -111,7 +112,9 @@ def _config_of(image: Path, texts: bytes, config_file: Path | None) -> str:
             return config_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"the configuration cannot be read: {error}", where=f"--config {config_file}"
+                f"the configuration cannot be read: {error}",
+                where=f"--config {config_file}",
+                remedy="name the .config of that kernel",
             ) from error
     start = texts.find(_BEGIN)
     end = texts.find(_END, start)
