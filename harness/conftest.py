@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -630,6 +631,20 @@ def mappings(session: Session) -> list[str]:
     """What /proc/vmallocinfo says of mapped segments, a line each."""
     text = session.guest.read_file("/proc/vmallocinfo", session.budget()).decode()
     return [line for line in text.splitlines() if "kimage_map_segment" in line]
+
+
+OVERFLOW = ("Kexec segment is full", "Dump measurements failed")
+"""What a kernel says whose list has outgrown the segment: the series, or what was merged."""
+
+RESTORE_ERRORS = ("nr of fields mismatch", "Failed to restore the measurement list")
+"""What a kernel says that is handed a part of a record."""
+
+
+def meminfo_kib(session: Session, name: str) -> int:
+    """One line of the guest's /proc/meminfo, in KiB."""
+    text = session.guest.read_file("/proc/meminfo", session.budget()).decode()
+    [kib] = re.findall(rf"^{name}: +(\d+) kB$", text, re.MULTILINE)
+    return int(kib)
 
 
 def positions(names: Sequence[str], wanted: str) -> list[int]:

@@ -8,29 +8,20 @@ nothing is proven.
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from conftest import Subject
+from conftest import Subject, meminfo_kib
 from imakexec import scenario
-from imakexec.scenario import Session
 from imakexec.suite.trial import Trial
 
 pytestmark = pytest.mark.scenario(20)
 
 RECORDS = 15
-LEAST_KB = 1024
+LEAST_KIB = 1024
 """Less holds no kernel."""
 
 ALIGNED = ("CONFIG_CMA_ALIGNMENT=9",)
 """Contiguous memory can begin on any 2 MiB, as an x86 kernel must."""
-
-
-def free_contiguous_kb(session: Session) -> int:
-    """Contiguous memory that nobody uses, in KiB."""
-    text = session.guest.read_file("/proc/meminfo", session.budget()).decode()
-    return int(re.findall(r"CmaFree: +(\d+) kB", text)[0])
 
 
 @pytest.mark.parametrize("symbols", [(), ALIGNED], ids=["default alignment", "2 MiB alignment"])
@@ -41,10 +32,10 @@ def test_segments_in_contiguous_memory(
         pytest.skip("kexec does not place segments in CMA before 6.17")
     trial.case |= {"aligned" if symbols else "default"}
     with trial.running(kernel=subject.request(symbols=symbols), cmdline="cma=128M") as session:
-        before = free_contiguous_kb(session)
+        before = meminfo_kib(session, "CmaFree")
         loaded = trial.load()
-        taken = before - free_contiguous_kb(session)
-        if taken < LEAST_KB:
+        taken = before - meminfo_kib(session, "CmaFree")
+        if taken < LEAST_KIB:
             pytest.skip(f"the load took {taken} KiB of CMA: its segments are elsewhere")
         measured = scenario.generate_activity(session, RECORDS)
         trial.execute(loaded)

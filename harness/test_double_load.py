@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import late_refusal, mappings
+from conftest import late_refusal, mappings, meminfo_kib
 from imakexec import scenario
 from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite.trial import Trial
@@ -218,9 +218,7 @@ def test_fifty_rounds_leave_nothing_behind(trial: Trial) -> None:
             ["sh", "-c", _ROUNDS, "rounds", str(count), refusal.image, refusal.cmdline],
             session.budget(count),
         )
-        memory = session.guest.read_file("/proc/meminfo", session.budget()).decode()
-        free = next(line.split()[1] for line in memory.splitlines() if line.startswith("MemFree"))
-        return areas(session), int(free)
+        return areas(session), meminfo_kib(session, "MemFree")
 
     with trial.running() as session:
         scenario.generate_activity(session, LEAK_RECORDS)

@@ -7,27 +7,18 @@ the TPM, no memory that is still reserved for a list that was restored long ago.
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from conftest import ENOUGH_KB, Kernels
+from conftest import ENOUGH_KB, Kernels, meminfo_kib
 from imakexec import scenario
-from imakexec.scenario import Session
 from imakexec.suite.trial import Trial
 
 pytestmark = pytest.mark.scenario(9)
 
 HOPS = 5
 RECORDS = 10
-NOISE_KB = 16
+NOISE_KIB = 16
 """By how much boots of the same kernel differ in what they leave of the memory."""
-
-
-def usable_kb(session: Session) -> int:
-    """Memory that the running kernel has at its disposal, in KiB."""
-    text = session.guest.read_file("/proc/meminfo", session.budget()).decode()
-    return int(re.findall(r"MemTotal: +(\d+) kB", text)[0])
 
 
 @pytest.mark.under_debug
@@ -39,7 +30,7 @@ def test_chain(trial: Trial) -> None:
             loaded = trial.load(chain=True)
             measured += scenario.generate_activity(session, RECORDS)
             trial.execute(loaded)
-            memory.append(usable_kb(session))
+            memory.append(meminfo_kib(session, "MemTotal"))
 
     names = trial.names()
     carried = [name for name in names if name in measured]
@@ -49,7 +40,7 @@ def test_chain(trial: Trial) -> None:
     left = {reading.snapshot: reading.sessions for reading in trial.readings if reading.sessions}
     trial.claim("no session left", not left, left)
     # Lists that stayed reserved would take two pages and more at every hop.
-    trial.claim("memory given back", min(memory) >= memory[0] - NOISE_KB, f"{memory} KiB")
+    trial.claim("memory given back", min(memory) >= memory[0] - NOISE_KIB, f"{memory} KiB")
     if trial.kernel.has_markers:
         assert names.count("kexec_execute") == HOPS
 

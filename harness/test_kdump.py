@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import SHOW_ADDRESSES, mappings
+from conftest import OVERFLOW, RESTORE_ERRORS, SHOW_ADDRESSES, mappings
 from imakexec import scenario
 from imakexec.scenario import Load
+from imakexec.suite.room import room_after_load
 from imakexec.suite.trial import Trial
 
 pytestmark = [pytest.mark.scenario(12), pytest.mark.tight]
@@ -22,10 +23,6 @@ ROOM_FOR_EXECUTE = 300
 """Bytes, more than kexec_execute takes."""
 BEYOND = 1000
 """Bytes by which the list outgrows the segment."""
-
-OVERFLOW = ("Kexec segment is full", "Dump measurements failed")
-RESTORE_ERRORS = ("nr of fields mismatch", "Failed to restore the measurement list")
-"""Of a kernel that gets a part of a record."""
 
 
 def load_crash_kernel(trial: Trial) -> scenario.LoadedKernel:
@@ -44,7 +41,7 @@ def test_a_crash_load_disturbs_no_waiting_image(trial: Trial) -> None:
     trial.case |= {"fits"}
     with trial.running(cmdline=RESERVED) as session:
         loaded = trial.load()
-        room = scenario.room_after_load(session, trial.kernel.extra_memory)
+        room = room_after_load(session, trial.kernel.extra_memory)
         scenario.measure_bytes(session, room.free - ROOM_FOR_EXECUTE)
         load_crash_kernel(trial)
         trial.execute(loaded)
@@ -58,7 +55,7 @@ def test_a_crash_load_makes_no_overflow_worse(trial: Trial) -> None:
         trial.allow(*RESTORE_ERRORS)
     with trial.running(cmdline=RESERVED) as session:
         loaded = trial.load()
-        room = scenario.room_after_load(session, trial.kernel.extra_memory)
+        room = room_after_load(session, trial.kernel.extra_memory)
         scenario.measure_bytes(session, room.free + BEYOND)
         load_crash_kernel(trial)
         trial.execute(loaded)

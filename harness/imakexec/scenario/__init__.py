@@ -19,7 +19,6 @@ from imakexec.scenario.handover import (
 )
 from imakexec.scenario.leaks import find_leaks
 from imakexec.scenario.messages import FORBIDDEN, complaints
-from imakexec.scenario.room import Room, room_after_load
 from imakexec.scenario.session import Session
 from imakexec.scenario.steps import (
     MEASUREMENTS,
@@ -51,7 +50,6 @@ __all__ = [
     "NEXT_KERNEL",
     "Load",
     "LoadedKernel",
-    "Room",
     "Session",
     "boot",
     "cold_reset",
@@ -74,7 +72,6 @@ __all__ = [
     "put_next_kernel",
     "read_handover_buffer",
     "read_list",
-    "room_after_load",
     "storm",
     "take_snapshot",
 ]

@@ -7,16 +7,14 @@ import re
 import struct
 from dataclasses import dataclass
 
+from imakexec.attest.handover import HEADER_SIZE
 from imakexec.errors import GuestFailure
-from imakexec.scenario.activity import paths_of_records
-from imakexec.scenario.session import Session
-from imakexec.scenario.steps import MEASUREMENTS
+from imakexec.scenario import MEASUREMENTS, Session, paths_of_records, read_list
 
 _COUNT = "/sys/kernel/security/ima/runtime_measurements_count"
 _VMALLOC = "/proc/vmallocinfo"
 _AUXV = "/proc/self/auxv"
 
-_HEADER_SIZE = 24  # struct ima_kexec_hdr, security/integrity/ima/ima.h
 _AT_PAGESZ = 6  # include/uapi/linux/auxvec.h
 _GUARD_PAGES = 1  # behind every area of vmalloc(), and counted in /proc/vmallocinfo
 
@@ -78,9 +76,9 @@ def room_after_load(session: Session, extra_memory: int) -> Room:
         GuestFailure: the segment is smaller than the list.
         InfraError: the host failed.
     """
-    log = session.guest.read_file(MEASUREMENTS, session.budget())
+    log = read_list(session)
     count = int(session.guest.read_file(_COUNT, session.budget()))
-    used = _HEADER_SIZE + len(log)
+    used = HEADER_SIZE + len(log)
     segment = _marked(log) or _mapped(session) or _computed(session, used + extra_memory)
     if segment < used:
         raise GuestFailure(
