@@ -330,6 +330,16 @@ DEFECTS: tuple[Defect, ...] = (
         present=lambda kernel: (6, 8) <= kernel.version < (7, 0),
         case="8 KiB",
     ),
+    Defect(
+        id="K11",
+        scenario=17,
+        breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
+        reason="a segment of the size of low memory is put there, and the next kernel finds no "
+        "room for its real-mode trampoline",
+        # Segments are placed from the top of memory since 6.8, as C5 shows.
+        present=lambda kernel: kernel.version < (6, 8),
+        case="low memory",
+    ),
     _copied_at_load(11, "violations carried"),
     Defect(
         id="C4",
