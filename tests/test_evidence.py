@@ -124,18 +124,20 @@ def test_readable_after_every_step(tmp_path: Path) -> None:
     assert not read.complete
 
 
-def test_a_half_written_manifest_is_never_seen(
+def test_an_interrupted_manifest_is_never_seen_and_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = EvidenceWriter(folder)
 
-    def killed(*_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", killed)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.set_run({"new": True})
     assert Evidence.load(folder).run["files"] == 2
+    assert sorted(folder.iterdir()) == before
 
 
 def test_an_exception_leaves_it_incomplete(tmp_path: Path) -> None:

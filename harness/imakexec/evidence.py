@@ -369,9 +369,12 @@ class EvidenceWriter:
         }
         path = self.folder / MANIFEST
         draft = self.folder / f".{MANIFEST}.new"
-        with _writing(path):
-            draft.write_bytes(_json(manifest))
-            draft.replace(path)
+        try:
+            with _writing(path):
+                draft.write_bytes(_json(manifest))
+                draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)  # what an interruption leaves
 
 
 class _Loader:
