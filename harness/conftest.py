@@ -551,8 +551,11 @@ class World:
 
     def assert_nothing_is_left(self) -> None:
         """No process, no scratch, nothing half written, at the latest in a moment."""
-        wait_until(lambda: not self.processes(), seconds=GONE_SECONDS)
-        wait_until(lambda: not self.leftovers(), seconds=GONE_SECONDS)
+        for find in (self.processes, self.leftovers):
+            deadline = time.monotonic() + GONE_SECONDS
+            while left := find():
+                assert time.monotonic() < deadline, f"left after {GONE_SECONDS} s: {left}"
+                time.sleep(0.01)
 
     def leftovers(self) -> list[Path]:
         """Scratch in its temporary folder and its cache, and drafts of what was being written."""
