@@ -56,6 +56,7 @@ def refuse_huge(session: Session) -> None:
     scenario.kexec_load_refused(session, initrd=HUGE)
 
 
+@pytest.mark.smoke
 def test_a_failed_load_costs_nothing(trial: Trial) -> None:
     trial.case |= {"fits"}
     with trial.running(cmdline=SHOW_ADDRESSES) as session:

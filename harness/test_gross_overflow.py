@@ -22,6 +22,7 @@ FILES = 100
 """Records of 100 bytes and more; half a page that is rounded up to whole ones holds 61 of them."""
 
 
+@pytest.mark.smoke
 def test_gross_overflow(trial: Trial) -> None:
     trial.expect_loss("the list is longer than its segment")
     trial.allow(*OVERFLOW)

@@ -52,6 +52,7 @@ def assert_checkable_in_the_guest(session: Session) -> None:
     assert digest == f"sha256:{computed}"
 
 
+@pytest.mark.smoke
 def test_marker_records(trial: Trial) -> None:
     require_markers(trial)
     with trial.running() as session:
