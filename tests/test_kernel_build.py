@@ -147,13 +147,13 @@ def test_a_further_patch_goes_on_top_of_the_series(
     assert bad.patches == ("1.patch", "break.patch")
 
 
-def test_other_symbols_are_built_in_a_folder_of_their_own(
+def test_only_a_kernel_that_checks_all_code_has_a_folder_of_its_own(
     request_: KernelRequest, project: Path, cache: Cache
 ) -> None:
-    _build(request_, project, cache)
-    _build(replace(request_, symbols=("CONFIG_KASAN=y",)), project, cache)
-    _build(request_, project, cache)
-    assert len(list(cache.root.glob("work/*/build-*"))) == 2
+    for symbols in ((), ("CONFIG_OF=y",), ("CONFIG_KASAN=y",)):
+        _build(replace(request_, symbols=symbols), project, cache)
+    folders = cache.root.glob("work/*/build-*")
+    assert sorted(path.name for path in folders) == ["build-x86_64", "build-x86_64-checked"]
 
 
 def test_the_second_build_is_none(request_: KernelRequest, project: Path, cache: Cache) -> None:

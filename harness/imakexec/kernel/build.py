@@ -42,6 +42,7 @@ _KIND = "kernel"
 _COMMON_FRAGMENT = "Kconfig.fragment"
 _RESTING_FRAGMENT = "Kconfig.scenarios.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
+_CHECKS_ALL_CODE = "CONFIG_KASAN=y"
 _DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
@@ -336,13 +337,11 @@ class _Build:
 
     @property
     def _objects(self) -> Path:
+        # Configurations share a folder: make compiles what the symbols that differ reach, while in
+        # a folder of its own each would begin with everything. These two differ in everything.
         request = self.plan.request
-        name = f"build-{request.arch.name}"
-        if request.symbols:
-            # Going back and forth between configurations in one folder compiles all of it anew.
-            text = "\n".join(sorted(request.symbols))
-            name += f"-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        return self.work.folder / name
+        checked = "-checked" if _CHECKS_ALL_CODE in request.symbols else ""
+        return self.work.folder / f"build-{request.arch.name}{checked}"
 
     @property
     def _log(self) -> Path:
