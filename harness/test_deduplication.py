@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Scenario 23: what is measured again has one record per boot, and one more after a kexec.
 
-The hash table of a boot has what that boot has measured and not what it has restored.
+The hash table of a boot has what that boot has measured and not what it has restored. A kernel may
+do without the table: then every measurement is a record.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections import Counter
 
 import pytest
 
-from conftest import positions
+from conftest import Subject, positions
 from imakexec.scenario import Session
 from imakexec.suite.trial import Trial
 
 pytestmark = pytest.mark.scenario(23)
+
+NO_TABLE = ("CONFIG_IMA_DISABLE_HTABLE=y",)
 
 PATH = "/same"
 # What was written is measured again when it is read, whether or not it has changed.
@@ -43,3 +46,18 @@ def test_one_record_per_boot(trial: Trial) -> None:
         last_boot = positions(trial.names(snapshot), "boot_aggregate")[-1]
         digests = Counter(record.digest for record in records[last_boot:])
         trial.claim("no digest twice in a boot", max(digests.values()) == 1, snapshot)
+
+
+def test_every_measurement_without_the_table(trial: Trial, subject: Subject) -> None:
+    trial.case |= {"no table"}
+    with trial.running(kernel=subject.request(symbols=NO_TABLE)) as session:
+        measure(session)
+        measure(session)
+        loaded = trial.load()
+        measure(session)
+        trial.execute(loaded)
+        measure(session)
+        measure(session)
+
+    seen = [trial.names(snapshot).count(PATH) for snapshot in ("before-execute-0", "end")]
+    trial.claim("a record per measurement", seen == [3, 5], seen)

@@ -297,6 +297,7 @@ def _aligns_less_than_asked(kernel: KernelProperties) -> bool:
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried", case="gap"),
     _copied_at_load(9, "records carried"),
+    _copied_at_load(23, "a record per measurement", case="no table"),
     Defect(
         id="K10",
         scenario=20,
