@@ -294,6 +294,26 @@ def _aligns_less_than_asked(kernel: KernelProperties) -> bool:
     return kernel.version >= (6, 17) and aligned < int(kernel.config.get("PHYSICAL_ALIGN", "0"), 16)
 
 
+_ARCHITECTURES = (
+    Defect(
+        id="F3",
+        scenario=21,
+        breaks=LOST | {Oracle.BOOTS},
+        reason="an x86 kernel with CONFIG_OF_FLATTREE looks in the device tree, not in setup_data",
+        present=_every_kernel,
+        case="flattened tree",
+    ),
+    Defect(
+        id="F7",
+        scenario=21,
+        breaks=LOST | {Oracle.BOOTS, "records carried"},
+        reason="a kernel that was booted by ACPI does not read the device tree",
+        present=_every_kernel,
+        case="arm64 UEFI",
+    ),
+)
+
+
 DEFECTS: tuple[Defect, ...] = (
     _copied_at_load(1, "records carried", case="gap"),
     _copied_at_load(9, "records carried"),
@@ -377,6 +397,7 @@ DEFECTS: tuple[Defect, ...] = (
     *_OVERFLOW,
     *_STORM,
     *_TEMPLATES,
+    *_ARCHITECTURES,
 )
 
 
