@@ -147,13 +147,13 @@ def test_a_further_patch_goes_on_top_of_the_series(
     assert bad.patches == ("1.patch", "break.patch")
 
 
-def test_only_a_kernel_that_checks_all_code_has_a_folder_of_its_own(
+def test_only_symbols_that_reach_all_files_have_a_folder_of_their_own(
     request_: KernelRequest, project: Path, cache: Cache
 ) -> None:
     for symbols in ((), ("CONFIG_OF=y",), ("CONFIG_KASAN=y",)):
         _build(replace(request_, symbols=symbols), project, cache)
     folders = cache.root.glob("work/*/build-*")
-    assert sorted(path.name for path in folders) == ["build-x86_64", "build-x86_64-checked"]
+    assert sorted(path.name for path in folders) == ["build-x86_64", "build-x86_64-KASAN"]
 
 
 def test_the_second_build_is_none(request_: KernelRequest, project: Path, cache: Cache) -> None:

@@ -42,7 +42,8 @@ _KIND = "kernel"
 _COMMON_FRAGMENT = "Kconfig.fragment"
 _RESTING_FRAGMENT = "Kconfig.scenarios.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
-_CHECKS_ALL_CODE = "CONFIG_KASAN=y"
+# What every file is compiled otherwise with, beside the common fragment.
+_REACHES_ALL_FILES = ("KASAN", "MODULES")
 _DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
@@ -338,10 +339,10 @@ class _Build:
     @property
     def _objects(self) -> Path:
         # Configurations share a folder: make compiles what the symbols that differ reach, while in
-        # a folder of its own each would begin with everything. These two differ in everything.
+        # a folder of its own each would begin with everything.
         request = self.plan.request
-        checked = "-checked" if _CHECKS_ALL_CODE in request.symbols else ""
-        return self.work.folder / f"build-{request.arch.name}{checked}"
+        apart = [name for name in _REACHES_ALL_FILES if f"CONFIG_{name}=y" in request.symbols]
+        return self.work.folder / "-".join([f"build-{request.arch.name}", *apart])
 
     @property
     def _log(self) -> Path:
