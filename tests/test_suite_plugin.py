@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
-from imakexec.arch import X86_64
 from imakexec.project import find_project
 from imakexec.suite import plugin
 
@@ -107,20 +105,10 @@ def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
     assert all(len(line) <= 79 for line in lines[start : start + 4])
 
 
-@pytest.mark.parametrize(
-    ("cpus", "kvm", "workers"),
-    [(1, False, 0), (2, False, 0), (4, False, 2), (16, False, 8), (1, True, 0), (4, True, 4)],
-)
-def test_workers_follow_cpus_and_accelerator(
-    pytestconfig: pytest.Config,
-    monkeypatch: pytest.MonkeyPatch,
-    cpus: int,
-    kvm: bool,
-    workers: int,
-) -> None:
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 0), (2, 2), (16, 16)])
+def test_one_worker_for_each_cpu(monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.setattr(plugin, "_has_kvm", lambda _: kvm)
-    assert plugin.pytest_xdist_auto_num_workers(pytestconfig) == workers
+    assert plugin.pytest_xdist_auto_num_workers() == workers
 
 
 class Options:
@@ -153,18 +141,6 @@ def test_the_user_chooses_first(args: list[str], asked: object, chosen: object) 
     config = Chosen(args, asked)
     plugin.pytest_cmdline_main(config)  # type: ignore[arg-type]  # it looks at no more
     assert config.option.numprocesses == chosen
-
-
-def test_a_host_that_does_not_run_kvm_is_one_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    class Bare:
-        def getoption(self, name: str, default: object = None) -> object:
-            return {"--arch": X86_64.name}.get(name, default)
-
-    assert not plugin._has_kvm(Bare())  # type: ignore[arg-type]  # it asks for nothing else
 
 
 def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:

@@ -17,11 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imakexec.arch import ARCHES, X86_64
 from imakexec.errors import GuestFailure, InfraError
-from imakexec.kernel.cache import Cache
-from imakexec.machine.accelerator import probe_accelerator
-from imakexec.options import Accelerator
 from imakexec.project import find_project
 from imakexec.report.suite import ScenarioResult, summary_lines
 from imakexec.suite.catalogue import CATALOGUE
@@ -168,26 +164,11 @@ def _boots_machines(path: Path) -> bool:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many machines this host runs side by side without slowing each other down.
+def pytest_xdist_auto_num_workers() -> int:
+    """How many machines this host runs side by side: one for each CPU.
 
-    With KVM one for each CPU. Without it one for every two CPUs, because QEMU and what drives it
-    need a CPU each, and guests that wait for one get their time-outs wrong. 0 is for a single one,
-    in this process.
+    A guest keeps one busy, by either accelerator, and what drives and judges it runs while others
+    wait. 0 is for a single one, in this process.
     """
     cpus = len(os.sched_getaffinity(0))
-    workers = cpus if _has_kvm(config) else cpus // 2
-    return workers if workers > 1 else 0
-
-
-def _has_kvm(config: pytest.Config) -> bool:
-    """Whether KVM is known to work here; a host that has not tried it yet runs without."""
-    forced: Accelerator | None = config.getoption("--accel", default=None)
-    if forced is not None:
-        return forced is Accelerator.KVM
-    arch = ARCHES[config.getoption("--arch", default=X86_64.name)]
-    try:
-        choice = probe_accelerator(arch, forced=None, memory=Cache().root, kernel=None)
-    except InfraError:
-        return False  # there is no QEMU, which the tests will say
-    return choice.accelerator is Accelerator.KVM
+    return cpus if cpus > 1 else 0
