@@ -43,7 +43,7 @@ _COMMON_FRAGMENT = "Kconfig.fragment"
 _RESTING_FRAGMENT = "Kconfig.scenarios.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
 # What every file is compiled otherwise with, beside the common fragment.
-_REACHES_ALL_FILES = ("KASAN", "MODULES")
+_REACHES_ALL_FILES = ("KASAN", "MODULES", "RANDOMIZE_BASE")
 _DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)

@@ -38,6 +38,7 @@ from imakexec.scenario.steps import (
     new_token,
     put_next_kernel,
     read_list,
+    reading_budget,
     take_snapshot,
 )
 
@@ -72,6 +73,7 @@ __all__ = [
     "put_next_kernel",
     "read_handover_buffer",
     "read_list",
+    "reading_budget",
     "storm",
     "take_snapshot",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from imakexec.scenario import Session
+from imakexec.scenario import Session, reading_budget
 
 _IMA = "/sys/kernel/security/ima"
 _READ = "binary_runtime_measurements"
@@ -67,7 +67,7 @@ def take_reading(session: Session, snapshot: str, log: bytes, set_aside: int) ->
         count=int(text("runtime_measurements_count")),
         violations=int(text("violations")),
         lists={
-            name: guest.read_file(f"{_IMA}/{name}", budget())
+            name: guest.read_file(f"{_IMA}/{name}", reading_budget(session))
             for name in names
             if "_runtime_measurements" in name and name != _READ and "staged" not in name
         },
