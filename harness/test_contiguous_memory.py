@@ -14,7 +14,7 @@ from conftest import Subject, meminfo_kib
 from imakexec import scenario
 from imakexec.suite.trial import Trial
 
-pytestmark = pytest.mark.scenario(20)
+pytestmark = [pytest.mark.scenario(20), pytest.mark.symbols("DMA_CMA")]
 
 RECORDS = 15
 LEAST_KIB = 1024
@@ -28,7 +28,7 @@ ALIGNED = ("CONFIG_CMA_ALIGNMENT=9",)
 def test_segments_in_contiguous_memory(
     trial: Trial, subject: Subject, symbols: tuple[str, ...]
 ) -> None:
-    if trial.kernel.version < (6, 17):
+    if not trial.kernel.places_in_cma:
         pytest.skip("kexec does not place segments in CMA before 6.17")
     trial.case |= {"aligned" if symbols else "default"}
     with trial.running(kernel=subject.request(symbols=symbols), cmdline="cma=128M") as session:

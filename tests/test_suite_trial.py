@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from imakexec.errors import GuestFailure
 from imakexec.kernel.config import EXTRA_MEMORY
+from imakexec.project import find_project
 from imakexec.suite import defects
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS, LOST, Defect, known_defects
@@ -40,8 +42,7 @@ def trial(which: KernelProperties = PATCHED, number: int = 1, **more: object) ->
         scenario=CATALOGUE[number],
         kernel=which,
         open_session=open_session,  # type: ignore[arg-type]  # it is never called
-        folder=Path("/nowhere"),
-        **more,  # type: ignore[arg-type]  # fields, by test
+        **{"folder": Path("/nowhere"), **more},  # type: ignore[arg-type]  # fields, by test
     )
 
 
@@ -144,6 +145,31 @@ def test_a_guest_may_die_only_of_a_known_defect(
     assert made.conclude().outcome is Outcome.KNOWN
 
 
+def test_a_death_that_is_not_the_known_one_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    death = defect("Z9", Oracle.ALIVE, Oracle.MESSAGES)
+    known(monkeypatch, dataclasses.replace(death, console=r"RIP: .*:ima_restore_measurement_list"))
+    (tmp_path / "console.log").write_text(
+        "   1.000000 [    0.100000] BUG: unable to handle\n"
+        "   1.000000 [    0.100000] RIP: 0010:ima_dump_measurement_list+0x10/0x100\n"
+    )
+    made = trial(folder=tmp_path)
+    made.died(GuestFailure("panic in the guest"))
+    conclusion = made.conclude()
+    assert conclusion.outcome is Outcome.FAIL
+    assert conclusion.lines[0] == "alive: panic in the guest"
+
+
+def test_a_defect_excuses_only_what_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, dataclasses.replace(defect("Z9", "a"), finding="^counts 0 "))
+    made = trial()
+    made.claim("a", holds=False, what="counts 0 violations")
+    assert made.conclude().outcome is Outcome.KNOWN
+    made.claim("a", holds=False, what="counts 9 violations")
+    assert made.conclude().lines == ("a: counts 9 violations",)
+
+
 def test_the_control_must_lose_what_is_measured_after_the_load() -> None:
     [expected] = known_defects(1, frozenset({"gap"}), PLAIN, frozenset())
     assert expected.id == "A1"
@@ -153,9 +179,23 @@ def test_the_control_must_lose_what_is_measured_after_the_load() -> None:
 
 def test_each_defect_is_of_a_scenario_and_breaks_something() -> None:
     for item in DEFECTS:
-        assert item.scenario in CATALOGUE
+        assert item.scenario in CATALOGUE or (item.scenario is None and item.case)
         assert item.breaks
         assert re.fullmatch(r"[A-Z]\d+", item.id)
+
+
+def test_each_scenario_has_its_tests() -> None:
+    files = (find_project() / "harness").glob("test_*.py")
+    marked = {n for file in files for n in re.findall(r"mark\.scenario\((\d+)\)", file.read_text())}
+    assert {int(number) for number in marked} == set(CATALOGUE)
+
+
+def test_a_defect_of_no_scenario_shows_wherever_its_case_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known(monkeypatch, dataclasses.replace(defect("Z9", "a", case="loaded"), scenario=None))
+    assert not trial(number=7).defects
+    assert trial(number=7, case=frozenset({"loaded"})).defects
 
 
 def test_two_defects_of_one_demand_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:

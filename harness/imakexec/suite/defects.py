@@ -10,36 +10,57 @@ The ids are stable: reports and --fixed name them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from imakexec.suite.oracles import Oracle
+from imakexec.suite.oracles import Finding, Oracle
 from imakexec.suite.properties import KernelProperties
 
 LOST = frozenset({Oracle.REPLAY, Oracle.PREFIX, Oracle.COUNTER})
 """What the loss of records at a kexec breaks."""
 
 
+LISTED = "a load that takes the list"
+"""The case of every test with such a load."""
+
+
 @dataclass(frozen=True)
 class Defect:
-    """One defect in one scenario.
+    """One defect in one scenario, or in all that have the case.
 
     Attributes:
         id: of the defect.
-        scenario: the number in the catalogue.
+        scenario: the number in the catalogue; None for any.
         breaks: the demands that fail, oracles or names of claims.
         reason: in a line.
         present: whether a kernel has it.
         case: which tests of the scenario show it: those with this word among the parameters of
             `Trial.case`; empty for all.
+        finding: a regular expression for what is found, so that nothing else is excused.
+        console: another for what the kernels say where it shows: a kernel may die only of it.
     """
 
     id: str
-    scenario: int
+    scenario: int | None
     breaks: frozenset[str]
     reason: str
     present: Callable[[KernelProperties], bool]
     case: str = ""
+    finding: str = ""
+    console: str = ""
+
+    def explains(self, finding: Finding, console: str) -> bool:
+        """Whether a finding is of this defect.
+
+        Args:
+            console: what all kernels have said.
+        """
+        return (
+            finding.demand in self.breaks
+            and re.search(self.finding, finding.what) is not None
+            and re.search(self.console, console) is not None
+        )
 
     def __str__(self) -> str:
         return f"{self.id}: {self.reason}"
@@ -170,6 +191,7 @@ _OVERFLOW = (
         reason="a part of a record is handed over, and the next kernel stumbles over it",
         present=_copies_bytes,
         case="cut",
+        finding="mismatch|Failed to restore the measurement list",
     ),
     Defect(
         id="B11",
@@ -220,6 +242,24 @@ _STORM = (
         reason="what is measured when the TPM has been shut down is in no PCR and no list",
         present=_keeps_measuring,
         case="late",
+    ),
+)
+
+
+def _walks_without_the_lock(kernel: KernelProperties) -> bool:
+    """Copy the list without a lock that RCU knows of, and say so."""
+    return _copies_at_load(kernel) and kernel.config.get("PROVE_RCU_LIST") == "y"
+
+
+_DEBUG = (
+    Defect(
+        id="C6",
+        scenario=None,
+        breaks=frozenset({Oracle.MESSAGES}),
+        reason="the load walks the list without a lock that RCU knows of",
+        present=_walks_without_the_lock,
+        case=LISTED,
+        finding="RCU",
     ),
 )
 
@@ -285,13 +325,17 @@ _TEMPLATES = (
 )
 
 
+def _is_x86(kernel: KernelProperties) -> bool:
+    return kernel.config.get("X86") == "y"
+
+
 _PAGE = 4096
 
 
 def _aligns_less_than_asked(kernel: KernelProperties) -> bool:
     """dma_alloc_from_contiguous() aligns to no more than CONFIG_CMA_ALIGNMENT says."""
     aligned = _PAGE << int(kernel.config.get("CMA_ALIGNMENT", "0"))
-    return kernel.version >= (6, 17) and aligned < int(kernel.config.get("PHYSICAL_ALIGN", "0"), 16)
+    return kernel.places_in_cma and aligned < int(kernel.config.get("PHYSICAL_ALIGN", "0"), 16)
 
 
 _ARCHITECTURES = (
@@ -340,16 +384,18 @@ DEFECTS: tuple[Defect, ...] = (
         scenario=8,
         breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
         reason="x86 restores from a buffer for which the next kernel has no memory, and dies",
-        present=lambda kernel: kernel.version < (7, 0),
+        present=lambda kernel: _is_x86(kernel) and kernel.version < (7, 0),
         case="1 MiB",
+        console=r"RIP: .*:ima_restore_measurement_list\+",
     ),
     Defect(
         id="C5",
         scenario=8,
         breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
         reason="the same with a small list, which lies at the end of memory since 6.8",
-        present=lambda kernel: (6, 8) <= kernel.version < (7, 0),
+        present=lambda kernel: _is_x86(kernel) and (6, 8) <= kernel.version < (7, 0),
         case="8 KiB",
+        console=r"RIP: .*:ima_restore_measurement_list\+",
     ),
     Defect(
         id="K11",
@@ -358,8 +404,9 @@ DEFECTS: tuple[Defect, ...] = (
         reason="a segment of the size of low memory is put there, and the next kernel finds no "
         "room for its real-mode trampoline",
         # Segments are placed from the top of memory since 6.8, as C5 shows.
-        present=lambda kernel: kernel.version < (6, 8),
+        present=lambda kernel: _is_x86(kernel) and kernel.version < (6, 8),
         case="low memory",
+        console="Real mode trampoline was not allocated",
     ),
     _copied_at_load(11, "violations carried"),
     Defect(
@@ -367,15 +414,17 @@ DEFECTS: tuple[Defect, ...] = (
         scenario=11,
         breaks=frozenset({Oracle.VIOLATIONS}),
         reason="restored violations are not counted",
-        present=lambda _: True,
+        present=_every_kernel,
+        finding=r"^the kernel counts 0 violations in (boot-1|end),",
     ),
     Defect(
         id="E8",
         scenario=19,
         breaks=frozenset({Oracle.ALIVE, Oracle.MESSAGES}),
         reason="the restore believes the header's buffer_size, reads beyond the segment, and dies",
-        present=lambda _: True,
+        present=_every_kernel,
         case="beyond memory",
+        console=r"(RIP: .*:|pc : )ima_parse_buf\+",
     ),
     Defect(
         id="A1",
@@ -396,6 +445,7 @@ DEFECTS: tuple[Defect, ...] = (
     *_LOADS,
     *_OVERFLOW,
     *_STORM,
+    *_DEBUG,
     *_TEMPLATES,
     *_ARCHITECTURES,
 )
@@ -411,6 +461,6 @@ def known_defects(
         fixed: ids of defects that this kernel has not, whatever its version says.
     """
     for defect in DEFECTS:
-        here = defect.scenario == scenario and (not defect.case or defect.case in case)
+        here = defect.scenario in (scenario, None) and (not defect.case or defect.case in case)
         if here and defect.id not in fixed and defect.present(kernel):
             yield defect

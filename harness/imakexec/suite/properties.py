@@ -41,6 +41,7 @@ class KernelProperties:
         suspends_on_execute: it refuses to measure once it has copied.
         has_markers: it measures kexec_load and kexec_execute.
         has_staging: records can be staged and deleted.
+        places_in_cma: segments are placed in contiguous memory if there is some.
         extra_memory: bytes that are reserved for records after the load.
         config: its configuration.
     """
@@ -52,6 +53,7 @@ class KernelProperties:
     suspends_on_execute: bool
     has_markers: bool
     has_staging: bool
+    places_in_cma: bool
     extra_memory: int
     config: Mapping[str, str]
 
@@ -81,6 +83,8 @@ class KernelProperties:
             suspends_on_execute=says(_SUSPENDS),
             has_markers=says(_MARKERS),
             has_staging=says(_STAGING),
+            # It says nothing of it.
+            places_in_cma=version_of(release) >= (6, 17) and config.get("DMA_CMA") == "y",
             # Half a page by default: ima_add_kexec_buffer(), ima_kexec.c.
             extra_memory=kb << 10 if kb else 2048,
             config=config,

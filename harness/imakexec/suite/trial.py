@@ -21,7 +21,7 @@ from imakexec.machine.watch import Expected
 from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite import oracles
 from imakexec.suite.catalogue import Scenario
-from imakexec.suite.defects import Defect, known_defects
+from imakexec.suite.defects import LISTED, Defect, known_defects
 from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
 from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.properties import KernelProperties
@@ -188,6 +188,8 @@ class Trial:
         chain: bool = False,
     ) -> LoadedKernel:
         """Load the next kernel; what the kernel says against the hand-over is O6's to judge."""
+        if how is not Load.LEGACY:
+            self.case |= {LISTED}
         return scenario.kexec_load(
             self.session, how=how, append=append, without=without, chain=chain
         )
@@ -366,15 +368,21 @@ class Trial:
     def conclude(self) -> Conclusion:
         """Hold what was found against what is known."""
         defects = self.defects
-        expected = [(demand, defect) for defect in defects for demand in sorted(defect.breaks)]
-        excused = {demand for demand, _ in expected}
-        seen = {finding.demand for finding in self.findings}
-        wrong = [str(finding) for finding in self.findings if finding.demand not in excused]
+        said = self.console if any(defect.console for defect in defects) else ""
+        wrong = [
+            str(finding)
+            for finding in self.findings
+            if not any(defect.explains(finding, said) for defect in defects)
+        ]
         wrong += [
             f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
             f"remove it from suite/defects.py, or say --fixed {defect.id}"
-            for demand, defect in expected
-            if demand not in seen
+            for defect in defects
+            for demand in sorted(defect.breaks)
+            if not any(
+                finding.demand == demand and defect.explains(finding, said)
+                for finding in self.findings
+            )
         ]
         if wrong:
             return Conclusion(Outcome.FAIL, tuple(wrong))
