@@ -343,14 +343,6 @@ def plain(kernels: Kernels) -> KernelRequest:
 
 
 @pytest.fixture(scope="session")
-def debug(kernels: Kernels) -> KernelRequest:
-    """The whole series in a kernel that reports its own mistakes."""
-    return kernels.request(
-        patches=None, extra_memory_kb=ENOUGH_KB, symbols=_lines("Kconfig.debug.fragment")
-    )
-
-
-@pytest.fixture(scope="session")
 def probed(kernels: Kernels) -> KernelRequest:
     """The whole series, with a probe in the reboot chain."""
     return kernels.request(
@@ -394,9 +386,11 @@ class Subject:
         """Have it built; the extra memory is left out where a kernel has no such option."""
         given = self.own if self.name == "given" else None
         if given is not None and given.image is not None:
-            if symbols:
-                pytest.skip(f"{given.image} is built: it cannot have {', '.join(symbols)}")
-            self.kernels.build(given)
+            built_with = self.kernels.build(given).config.read_text().splitlines()
+            lacking = [line for line in symbols if line not in built_with]
+            if lacking or further:
+                wanted = ", ".join([*lacking, *(patch.name for patch in further)])
+                pytest.skip(f"{given.image} was built without {wanted}")
             return given
         debug = _lines("Kconfig.debug.fragment") if self.name == "debug" else ()
         tree = None if given is None else given.kernel_tree
@@ -437,20 +431,38 @@ def trial(
     """
     marker = request.node.get_closest_marker("scenario")
     tight = request.node.get_closest_marker("tight")
-    kernel = subject.request(extra_memory_kb=0 if tight else ENOUGH_KB)
+    checks = request.node.get_closest_marker("debug_build")
+    wanted = [name for marker in request.node.iter_markers("symbols") for name in marker.args]
+    kernel = subject.request(
+        extra_memory_kb=0 if tight else ENOUGH_KB,
+        symbols=_lines("Kconfig.debug.fragment") if checks else (),
+    )
+    properties = KernelProperties.of(lab.workshop.kernel(kernel))
+    lacking = [name for name in wanted if properties.config.get(name) != "y"]
+    if lacking:
+        pytest.skip(f"{properties.release} was built without {', '.join(lacking)}")
     made = Trial(
         scenario=CATALOGUE[marker.args[0]],
-        kernel=KernelProperties.of(lab.workshop.kernel(kernel)),
+        kernel=properties,
         open_session=partial(lab.session, kernel=kernel),
         folder=lab.folder,
-        fixed=frozenset(pytestconfig.getoption("--fixed")),
+        fixed=fixed_in(pytestconfig, subject.name),
     )
     request.node.stash[TRIAL] = made
     return made
 
 
+def fixed_in(config: pytest.Config, subject: str) -> frozenset[str]:
+    """What --fixed says, which is of the user's own kernel if there is one."""
+    own = subject_names(config)[-1]
+    return (
+        frozenset(config.getoption("--fixed")) if subject == own or own != "given" else frozenset()
+    )
+
+
 def _lines(fragment: str) -> tuple[str, ...]:
-    return tuple((find_project() / fragment).read_text().splitlines())
+    lines = (find_project() / fragment).read_text().splitlines()
+    return tuple(line for line in lines if line.startswith("CONFIG_"))
 
 
 @pytest.fixture

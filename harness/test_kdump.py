@@ -15,7 +15,11 @@ from imakexec.scenario import Load
 from imakexec.suite.room import room_after_load
 from imakexec.suite.trial import Trial
 
-pytestmark = [pytest.mark.scenario(12), pytest.mark.tight]
+pytestmark = [
+    pytest.mark.scenario(12),
+    pytest.mark.tight,
+    pytest.mark.symbols("CRASH_DUMP"),
+]
 
 RESERVED = f"crashkernel=128M {SHOW_ADDRESSES}"
 

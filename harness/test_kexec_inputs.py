@@ -16,9 +16,13 @@ from conftest import Subject
 from imakexec import scenario
 from imakexec.machine.guest import Result
 from imakexec.scenario import LoadedKernel, Session
+from imakexec.suite.defects import LISTED
 from imakexec.suite.trial import Trial
 
-pytestmark = pytest.mark.scenario(25)
+pytestmark = [
+    pytest.mark.scenario(25),
+    pytest.mark.symbols("SECURITY_LOCKDOWN_LSM", "IMA_APPRAISE"),
+]
 
 POLICY = "/sys/kernel/security/ima/policy"
 MEASURE_INPUTS = """
@@ -38,10 +42,14 @@ def set_policy(session: Session, rules: str) -> None:
     session.guest.write_file(POLICY, rules.lstrip().encode(), session.budget())
 
 
-def try_load(session: Session, option: str) -> Result:
+def try_load(trial: Trial, option: str) -> Result:
     """Load with kexec -s or -c, whatever comes of it."""
     command = ["kexec", option, "-l", scenario.NEXT_KERNEL, f"--initrd={scenario.NEXT_INITRD}"]
-    return session.guest.run([*command, "--command-line=x"], session.budget(2), check=False)
+    command.append("--command-line=x")
+    result = trial.session.guest.run(command, trial.session.budget(2), check=False)
+    if result.code == 0 and option == "-s":
+        trial.case |= {LISTED}
+    return result
 
 
 def digests(session: Session, loaded: LoadedKernel) -> dict[str, bytes]:
@@ -87,7 +95,7 @@ def assert_refused(trial: Trial, result: Result, error: int) -> None:
 def test_image_without_a_signature_is_refused_by_appraisal(trial: Trial) -> None:
     with trial.running() as session:
         set_policy(session, MEASURE_INPUTS + WANT_SIGNATURE)
-        assert_refused(trial, try_load(session, "-s"), errno.EACCES)
+        assert_refused(trial, try_load(trial, "-s"), errno.EACCES)
 
 
 @pytest.mark.parametrize(("option", "call"), [("-c", "kexec_load"), ("-s", "kexec_file_load")])
@@ -96,8 +104,8 @@ def test_load_that_nothing_can_check_is_refused_by_lockdown(
 ) -> None:
     """Be it from memory, or by a kernel that was built to check no signatures."""
     trial.case |= {call}
-    with trial.running(cmdline="lockdown=integrity") as session:
-        assert_refused(trial, try_load(session, option), errno.EPERM)
+    with trial.running(cmdline="lockdown=integrity"):
+        assert_refused(trial, try_load(trial, option), errno.EPERM)
 
 
 @pytest.mark.nightly  # it takes a kernel of its own
@@ -109,4 +117,4 @@ def test_image_without_a_signature_is_refused_by_lockdown(
     kernel = subject.request(symbols=SIGNATURES)
     with trial.running(kernel=kernel, cmdline="lockdown=integrity ima_appraise=log") as session:
         set_policy(session, MEASURE_INPUTS + rule)
-        assert_refused(trial, try_load(session, "-s"), errno.EPERM)
+        assert_refused(trial, try_load(trial, "-s"), errno.EPERM)

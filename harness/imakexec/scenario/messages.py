@@ -41,9 +41,11 @@ FORBIDDEN: tuple[str, ...] = (
     "lies outside available memory",
     "beyond memory",
     "Passed IMA kexec data, but CONFIG_IMA not set",
+    "ima dump:",
     # anywhere
     "RCU-list traversed",
     "suspicious RCU",
+    "pagealloc: ",
     "WARNING:",
     "BUG:",
     "Oops",

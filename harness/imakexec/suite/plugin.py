@@ -39,7 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "scenario(number): a test of that scenario of the catalogue, docs/scenarios.md",
         "smoke: the shortest proof, under a minute; run with -m smoke",
         "kernels(*names): on these kernels only, of patched, plain, given, debug",
+        "symbols(*names): skipped on a kernel whose configuration lacks one",
         "tight: the kernel has half a page for what is measured after the load, as by default",
+        "debug_build: the kernel reports its own mistakes",
         "under_debug: in the nightly set also on a kernel that reports its own mistakes",
     ):
         config.addinivalue_line("markers", line)
@@ -123,7 +125,7 @@ def _outcome(report: pytest.TestReport) -> Outcome:
     if report.outcome == "skipped":
         return Outcome.KNOWN if hasattr(report, "wasxfail") else Outcome.SKIP
     if report.outcome == "failed":
-        return Outcome.FAIL if report.when == "call" else Outcome.ERROR
+        return Outcome.ERROR if report.when == "setup" else Outcome.FAIL
     return Outcome.PASS
 
 
