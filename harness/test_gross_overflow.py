@@ -18,8 +18,11 @@ from imakexec.suite.trial import Trial
 
 pytestmark = [pytest.mark.scenario(4), pytest.mark.tight, pytest.mark.under_debug]
 
-FILES = 100
-"""Records of 100 bytes and more; half a page that is rounded up to whole ones holds 61 of them."""
+A_RECORD = 100
+"""Bytes that a record of these files takes, at least."""
+
+TOO_MANY = 40
+"""Records that have no room."""
 
 
 @pytest.mark.smoke
@@ -31,7 +34,7 @@ def test_gross_overflow(trial: Trial) -> None:
     with trial.running() as session:
         loaded = trial.load()
         room = room_after_load(session, trial.kernel.extra_memory)
-        measured = scenario.generate_activity(session, FILES)
+        measured = scenario.generate_activity(session, room.free // A_RECORD + TOO_MANY)
         trial.execute(loaded)
 
     before, names = trial.log("before-execute-0"), trial.names()

@@ -233,10 +233,12 @@ def test_a_damage_that_loses_records(trial: Trial, ram: Path, damage: Damage, sa
 
 @pytest.mark.parametrize(("damage", "says"), nightly(LOSES_NOTHING))
 def test_a_damage_that_loses_nothing(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
+    """A count that is too large by itself is noticed by nobody: the list ends where it ended."""
     if says:
         trial.allow(says, NOT_RESTORED)
     execute_damaged(trial, ram, damage)
-    trial.claim("the kernel says it", says in trial.console)
+    if says:
+        trial.claim("the kernel says it", says in trial.console)
 
 
 def test_another_name_in_a_record(trial: Trial, ram: Path) -> None:

@@ -23,9 +23,10 @@ from imakexec.suite.trial import Trial
 pytestmark = pytest.mark.scenario(5)
 
 CPUS = 2
-PROCESSES = 4
-PROGRAMS = 1
+PROCESSES = 3
 """More than CPUs, so that at any time one waits for the mutex of the list."""
+PROGRAMS = 2
+"""Processes that execute new programs."""
 
 AUDITED = "integrity_audit=1 audit_backlog_limit=1"
 """Every record is audited, with a queue for one message: whoever has added a record, kexec_execute
@@ -76,7 +77,7 @@ REFUSED = re.compile(
     r'op=add_template_measure cause=measurements_suspended .* name="(?P<path>/late/\d+)".* res=0'
 )
 
-ROUNDS = [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(1, 50))]
+ROUNDS = [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(1, 51))]
 
 
 def execute_in_a_storm(trial: Trial) -> list[str]:

@@ -44,10 +44,11 @@ PAIRS = [
     ("ima_template=ima-modsig", "ima_template=ima-ng"),
     ("ima_template=evm-sig", LEGACY),
     ("ima_template_fmt=d|n", ""),
+    ("ima_template_fmt=d-ng|n-ng|sig", ""),
     ("ima_template_fmt=n-ng|d-ng|sig|n", "ima_template_fmt=n-ng|d-ng"),
 ]
 
-WRITTEN = ("", LEGACY, "ima_template_fmt=d-ng|n-ng|sig", *(parameter for parameter, _ in PAIRS))
+WRITTEN = ("", LEGACY, *(parameter for parameter, _ in PAIRS))
 """All templates once."""
 
 
