@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -118,6 +120,8 @@ class Options:
 class Chosen:
     """As much of pytest's configuration as the choice looks at."""
 
+    workerinput: object
+
     def __init__(self, args: list[str], numprocesses: object = None) -> None:
         self.args = args
         self.option = Options()
@@ -139,8 +143,29 @@ HARNESS = str(find_project() / "harness")
 )
 def test_the_user_chooses_first(args: list[str], asked: object, chosen: object) -> None:
     config = Chosen(args, asked)
-    plugin.pytest_cmdline_main(config)  # type: ignore[arg-type]  # it looks at no more
+    plugin._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
     assert config.option.numprocesses == chosen
+
+
+def test_a_worker_has_no_workers() -> None:
+    config = Chosen([HARNESS])
+    config.workerinput = {}
+    plugin._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
+    assert config.option.numprocesses is None
+
+
+@pytest.mark.parametrize("arguments", [[], ["harness"]])
+def test_the_choice_reaches_xdist(arguments: list[str]) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "-k", "no_such_test"],
+        cwd=find_project(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    cpus = len(os.sched_getaffinity(0))
+    assert (f"created: {cpus}/{cpus} workers" in ran.stdout) is (cpus > 1), ran.stdout
 
 
 def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:

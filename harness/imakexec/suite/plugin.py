@@ -152,10 +152,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
+@pytest.hookimpl(wrapper=True)  # around pytest-xdist's own, which comes first of the others
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
     """Choose the number of workers where the user has not, for tests that boot machines."""
-    if getattr(config.option, "numprocesses", 0) is not None:
+    _choose_workers(config)
+    return (yield)
+
+
+def _choose_workers(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", 0) is not None:
         return
     if any(_boots_machines(Path(argument.partition("::")[0])) for argument in config.args):
         config.option.numprocesses = "auto"
