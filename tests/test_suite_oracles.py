@@ -111,6 +111,16 @@ def test_records_that_were_set_aside_are_not_the_kernels_to_count() -> None:
     assert len(wrong(count_findings([replace(whole, set_aside=0)], NOT_PADDED))) == 2
 
 
+def test_a_kernel_all_of_whose_records_are_staged() -> None:
+    aside = len(pack(FIRST))
+    staged = replace(
+        HEALTHY[0], set_aside=aside, count=0, lists={"ascii_runtime_measurements": b""}
+    )
+    assert wrong(count_findings([staged], NOT_PADDED)) == []
+    for also in (replace(staged, count=3), replace(staged, lists=HEALTHY[0].lists)):
+        assert wrong(count_findings([also], NOT_PADDED)) == [Oracle.COUNT]
+
+
 def test_a_list_that_starts_with_another_boot() -> None:
     judged = Judgement(verdict=Verdict.OUT_OF_SYNC, reason=Reason.MATCH, sentence="", action="")
     anew = reading(FIRST, epoch=2, name="end")

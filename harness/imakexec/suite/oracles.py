@@ -174,6 +174,9 @@ def boot_findings(
 def count_findings(readings: Sequence[Reading], padded: Padded) -> Iterator[Finding]:
     """O4."""
     for reading in readings:
+        if not reading.own:
+            yield from _empty_list_findings(reading)
+            continue
         log = MeasurementLog.parse(reading.own)
         if reading.count != len(log):
             yield Finding(
@@ -184,6 +187,17 @@ def count_findings(readings: Sequence[Reading], padded: Padded) -> Iterator[Find
         for name, content in reading.lists.items():
             banks = padded.of(reading.epoch)
             yield from _list_findings(reading.snapshot, log, name, content, banks)
+
+
+def _empty_list_findings(reading: Reading) -> Iterator[Finding]:
+    """Of a kernel whose records are all staged or deleted."""
+    full = [name for name, content in reading.lists.items() if content]
+    if reading.count or full:
+        yield Finding(
+            Oracle.COUNT,
+            f"the kernel counts {reading.count} records in {reading.snapshot}, its list has none "
+            f"and {', '.join(full) or 'no other'} has some",
+        )
 
 
 def _list_findings(

@@ -118,7 +118,8 @@ def pytest_runtest_makereport(
 
 def _kernel_of(item: pytest.Item) -> str:
     spec = getattr(item, "callspec", None)
-    return str(spec.params.get("subject", "")) if spec else ""
+    subject = spec.params.get("subject") if spec else None
+    return subject if isinstance(subject, str) else ""  # there may be no kernel to try it on
 
 
 def _outcome(report: pytest.TestReport) -> Outcome:
