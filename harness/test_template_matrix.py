@@ -37,14 +37,16 @@ UNKNOWN_FORMAT = "n-ng|d-ngv2"
 OLDER = "harness/probe/older-templates.patch"
 """A kernel to which d-ngv2 is unknown."""
 
+LIKE_A_TEMPLATE = ("ima_template_fmt=d|n", "ima_template_fmt=d-ng|n-ng|sig")
+"""Formats that are those of the templates "ima" and "ima-sig"."""
+
 PAIRS = [
     ("ima_template=ima-sig", "ima_template=ima-ngv2"),
     ("ima_template=ima-ngv2", "ima_template=ima-sigv2"),
     ("ima_template=ima-sigv2", "ima_template=ima-modsig"),
     ("ima_template=ima-modsig", "ima_template=ima-ng"),
     ("ima_template=evm-sig", LEGACY),
-    ("ima_template_fmt=d|n", ""),
-    ("ima_template_fmt=d-ng|n-ng|sig", ""),
+    *((parameter, "") for parameter in LIKE_A_TEMPLATE),
     ("ima_template_fmt=n-ng|d-ng|sig|n", "ima_template_fmt=n-ng|d-ng"),
 ]
 
@@ -55,7 +57,8 @@ WRITTEN = ("", LEGACY, *(parameter for parameter, _ in PAIRS))
 def words(parameter: str) -> frozenset[str]:
     """What suite/defects.py calls a template."""
     kind = "custom format" if parameter.startswith("ima_template_fmt=") else "named"
-    return frozenset({parameter, kind})
+    more = {"format of a template"} if parameter in LIKE_A_TEMPLATE else set()
+    return frozenset({parameter, kind} | more)
 
 
 def claim_sized(trial: Trial, log: MeasurementLog) -> None:

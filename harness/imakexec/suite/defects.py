@@ -282,6 +282,9 @@ _SIZED = "sized by what is written"
 _UNCOUNTED = "a custom format is counted without its text: the segment is too small"
 
 
+_RENAMED = "records of a custom format that a template has too come back under that one's name"
+
+
 _TEMPLATES = (
     Defect(
         id="K4",
@@ -313,6 +316,23 @@ _TEMPLATES = (
         reason="the template ima is counted with lengths that are not written",
         present=_missizes_in_public,
         case="ima_template=ima",
+    ),
+    Defect(
+        id="K12",
+        scenario=14,
+        breaks=frozenset({Oracle.REPLAY, Oracle.PREFIX}),
+        reason=_RENAMED,
+        present=_every_kernel,
+        case="format of a template",
+        finding="history_rewritten|keeps 0 of",
+    ),
+    Defect(
+        id="K12",
+        scenario=14,
+        breaks=frozenset({_SIZED}),
+        reason=_RENAMED,
+        present=lambda kernel: kernel.has_markers,
+        case="format of a template",
     ),
     Defect(
         id="E1",
