@@ -120,6 +120,7 @@ _LOADS = (
         reason="a failed load leaves its larger size, and the copy runs past the first segment",
         present=_keeps_state_outside_the_image,
         case="exceeds",
+        console=r" ima_dump_measurement_list\+| ima_update_kexec_buffer\+",
     ),
     _failed_load_measured(6, case="fits"),
     _copied_at_load(7, "records carried", case="unload"),
@@ -390,6 +391,7 @@ DEFECTS: tuple[Defect, ...] = (
         "unpacks, and overwrites the initramfs behind it",
         present=_aligns_less_than_asked,
         case="default",
+        console="No working init found",
     ),
     Defect(
         id="J2",
