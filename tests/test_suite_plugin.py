@@ -162,7 +162,7 @@ def test_the_choice_reaches_xdist(arguments: list[str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     cpus = len(os.sched_getaffinity(0))
     assert (f"created: {cpus}/{cpus} workers" in ran.stdout) is (cpus > 1), ran.stdout
