@@ -29,8 +29,9 @@ def measure(session: Session) -> None:
     session.guest.run(["sh", "-c", MEASURE], session.budget())
 
 
-def test_one_record_per_boot(trial: Trial) -> None:
-    with trial.running() as session:
+def records_of_the_file(trial: Trial, **options: object) -> list[int]:
+    """Measure it twice, load, once more, execute, and twice there: its records in each boot."""
+    with trial.running(**options) as session:
         measure(session)
         measure(session)
         loaded = trial.load()
@@ -38,8 +39,11 @@ def test_one_record_per_boot(trial: Trial) -> None:
         trial.execute(loaded)
         measure(session)
         measure(session)
+    return [trial.names(snapshot).count(PATH) for snapshot in ("before-execute-0", "end")]
 
-    seen = [trial.names(snapshot).count(PATH) for snapshot in ("before-execute-0", "end")]
+
+def test_one_record_per_boot(trial: Trial) -> None:
+    seen = records_of_the_file(trial)
     trial.claim("one record per boot", seen == [1, 2], seen)
     for snapshot in ("before-execute-0", "end"):
         records = trial.records(snapshot)
@@ -50,14 +54,5 @@ def test_one_record_per_boot(trial: Trial) -> None:
 
 def test_every_measurement_without_the_table(trial: Trial, subject: Subject) -> None:
     trial.case |= {"no table"}
-    with trial.running(kernel=subject.request(symbols=NO_TABLE)) as session:
-        measure(session)
-        measure(session)
-        loaded = trial.load()
-        measure(session)
-        trial.execute(loaded)
-        measure(session)
-        measure(session)
-
-    seen = [trial.names(snapshot).count(PATH) for snapshot in ("before-execute-0", "end")]
+    seen = records_of_the_file(trial, kernel=subject.request(symbols=NO_TABLE))
     trial.claim("a record per measurement", seen == [3, 5], seen)
