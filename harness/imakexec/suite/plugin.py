@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "scenario(number): a test of that scenario of the catalogue, docs/scenarios.md",
         "smoke: the shortest proof, under a minute; run with -m smoke",
         "kernels(*names): on these kernels only, of patched, plain, given, debug",
-        "symbols(*names): skipped on a kernel whose configuration lacks one",
+        "symbols(*names): skipped on a boot image of the user's that was built without one",
         "tight: the kernel has half a page for what is measured after the load, as by default",
         "debug_build: the kernel reports its own mistakes",
         "under_debug: in the nightly set also on a kernel that reports its own mistakes",
