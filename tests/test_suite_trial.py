@@ -80,6 +80,14 @@ def test_a_finding_fails() -> None:
     assert conclusion.lines == ("it works: it does not",)
 
 
+def test_a_failure_says_what_was_not_asked() -> None:
+    made = trial()
+    made.waive(Oracle.REPLAY, because="there is no TPM")
+    assert made.conclude().lines == ()
+    made.claim("it works", holds=False, what="it does not")
+    assert made.conclude().lines[1:] == ("not asked: O1 replay: there is no TPM",)
+
+
 def test_a_claim_that_holds_is_no_finding() -> None:
     made = trial()
     made.claim("it works", holds=["something"])

@@ -114,7 +114,7 @@ class Trial:
         """Make no use of an oracle where it cannot be asked.
 
         Args:
-            because: why; for the reader of the test.
+            because: why; a test that fails says it.
         """
         self._waived |= dict.fromkeys(which, because)
 
@@ -385,7 +385,8 @@ class Trial:
             )
         ]
         if wrong:
-            return Conclusion(Outcome.FAIL, tuple(wrong))
+            waived = [f"not asked: {oracle}: {why}" for oracle, why in self._waived.items()]
+            return Conclusion(Outcome.FAIL, (*wrong, *waived))
         if defects:
             return Conclusion(Outcome.KNOWN, tuple(dict.fromkeys(map(str, defects))))
         return Conclusion(Outcome.PASS, ())
