@@ -14,8 +14,10 @@ from imakexec import scenario
 from imakexec.scenario import Load
 from imakexec.suite.trial import Trial
 
-# On the kernel that reports its own mistakes free pages are poisoned: a write to one is reported.
 pytestmark = [pytest.mark.scenario(7), pytest.mark.under_debug]
+
+POISON = "page_poison=1"
+"""For the command line: whoever gets a page that was written to after it was given back says so."""
 
 COUNT = 10
 MANY = 400
@@ -26,7 +28,7 @@ def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
     """Either system call unloads what the other one has loaded."""
     mapped = 1 if trial.kernel.carries_events_after_load else 0
     trial.case |= {"unload"}
-    with trial.running() as session:
+    with trial.running(cmdline=POISON) as session:
         for how in (Load.FILE, Load.LEGACY):
             trial.load()
             assert len(mappings(session)) == mapped
@@ -46,7 +48,7 @@ def test_pages_that_are_free_again_are_left_alone(trial: Trial) -> None:
     """The second legacy image takes the pages that the first one has made free."""
     trial.case |= {"legacy", "pages reused"}
     trial.expect_loss("kexec_load hands no list over", of_all=True)
-    with trial.running() as session:
+    with trial.running(cmdline=POISON) as session:
         scenario.generate_activity(session, MANY)
         trial.load()
         trial.load(how=Load.LEGACY)
@@ -59,7 +61,7 @@ def test_a_legacy_image_is_executed_without_a_list(trial: Trial) -> None:
     """What was loaded before it must not be filled in its place."""
     trial.case |= {"legacy"}
     trial.expect_loss("kexec_load hands no list over", of_all=True)
-    with trial.running() as session:
+    with trial.running(cmdline=POISON) as session:
         trial.load()
         legacy = trial.load(how=Load.LEGACY)
         trial.claim("no mapping after a legacy load", not mappings(session), mappings(session))
