@@ -373,8 +373,14 @@ class Subject:
 
     def has_ima_option(self, name: str) -> bool:
         """Whether its IMA has a configuration symbol, named without its CONFIG_."""
-        tree = self.own.kernel_tree if self.name == "given" else None
-        return has_ima_option(self.kernels.source(tree).path, name)
+        if self.name != "given":
+            return has_ima_option(self.kernels.source().path, name)
+        if self.own.image is None:
+            return has_ima_option(self.kernels.source(self.own.kernel_tree).path, name)
+        # A configuration names what could be set, too.
+        return f"CONFIG_{name}" in re.findall(
+            r"\w+", self.kernels.build(self.own).config.read_text()
+        )
 
     def request(
         self,
