@@ -155,6 +155,19 @@ def test_loads_in_any_order(trial: Trial, sequence: str) -> None:
     load_and_execute(trial, sequence)
 
 
+def test_the_releases_of_half_a_backport(trial: Trial) -> None:
+    """6.12.77 to 6.12.93 are bad: image and IMA both own what the list was copied into.
+
+    Nothing is excused here, so that the exit code is what a bisection asks for.
+    """
+    if not (6, 12, 76) <= trial.kernel.version <= (6, 12, 94):
+        pytest.skip("stable trees not given: needs --kernel-tree of Linux 6.12.76 to 6.12.94")
+    with trial.running():
+        trial.load()
+        trial.load()
+        trial.execute(trial.load())
+
+
 # Each load finds a longer list than the one before, and replaces its image.
 _GROWING = """
 set -e
