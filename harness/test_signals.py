@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import GONE_SECONDS, Lab, World
+from conftest import GONE_SECONDS, Lab, World, wait_until
 from imakexec import scenario
 from imakexec.attest import Verdict, judge_folder
 from imakexec.deadline import Deadline
@@ -21,13 +21,10 @@ from imakexec.evidence import MANIFEST, Evidence
 from imakexec.interruption import Interrupted
 from imakexec.kernel.build import KernelRequest
 
-# A run of the two boots takes more than four seconds, so all of these are in the middle of it. The
-# seed makes them the same in every test run; they are from all the range.
+# A run of the two boots takes more than four seconds on x86 without KVM, so all of these are in the
+# middle of it. The seed makes them the same in every test run; they are from all the range.
 _RANDOM = random.Random(20260101)
 _MOMENTS = [0.05 + 4 * (part + _RANDOM.random()) / 6 for part in range(6)]
-
-_BOOTING = 2.0
-"""Seconds after which a run has processes to end, and is far from its own end."""
 
 _ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 _ENDING_SECONDS = 6.0
@@ -46,11 +43,17 @@ def ended(child: subprocess.Popen[str]) -> str:
 
 
 def end(world: World, number: signal.Signals, *, after: float) -> tuple[int, str]:
-    """Exit code and error output of a run that gets this signal after so many seconds."""
+    """Exit code and error output of a run that gets this signal after so many seconds.
+
+    Where a run is over by then, it is half of them, and so on.
+    """
     child = world.start()
     time.sleep(after)
     child.send_signal(number)
     said = ended(child)
+    if child.returncode == 0 and after > 0.5:
+        shutil.rmtree(world.evidence)
+        return end(world, number, after=after / 2)
     return child.returncode, said
 
 
@@ -73,7 +76,7 @@ def test_a_signal_ends_a_run_in_order(world: World, moment: float) -> None:
 
 def test_impatience_does_not_break_the_clean_up(world: World) -> None:
     child = world.start()
-    time.sleep(_BOOTING)
+    wait_until(lambda: any(world.arch.qemu in line for line in world.processes()), seconds=30)
     deadline = Deadline.after(_ENDING_SECONDS)
     while child.poll() is None and not deadline.expired:
         child.send_signal(signal.SIGINT)
@@ -92,7 +95,8 @@ def test_sigkill_leaves_nothing_and_the_next_run_works(world: World) -> None:
         child.kill()
         child.communicate(timeout=GONE_SECONDS)
         world.assert_nothing_is_left()
-        assert_unfinished_evidence(world.evidence)
+        if child.returncode:  # a fast host may be done by then
+            assert_unfinished_evidence(world.evidence)
         shutil.rmtree(world.evidence, ignore_errors=True)
     done = world.run()
     assert done.returncode == 0, done.stderr
