@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from conftest import Kernels, Lab, World
+from conftest import ENOUGH_KB, Kernels, Lab, World
 from imakexec import scenario
 from imakexec.attest import Verdict
 from imakexec.deadline import Deadline
@@ -38,7 +38,7 @@ STEADY = f"""
 mkdir -p /measured
 look() {{
     read -r now _ </proc/uptime
-    now=${{now%.*}}${{now#*.}}
+    now=$((${{now%.*}} * 100 + 1${{now#*.}} - 100))
 }}
 look
 start=$now i={FIRST}
@@ -170,7 +170,11 @@ def test_a_workload_that_fails_says_what_it_said(lab: Lab, patched: KernelReques
 
 def test_an_interrupted_watch_leaves_nothing(world: World) -> None:
     child = subprocess.Popen(
-        [*COMMAND, "--workload=sleep 900", "--accel=tcg", f"--arch={world.arch.name}"],
+        [
+            *(*COMMAND, "--workload=sleep 900", "--accel=tcg"),
+            # The kernel that the world has: else one is built in it.
+            *(f"--extra-memory-kb={ENOUGH_KB}", f"--arch={world.arch.name}"),
+        ],
         env=world.environment,
         stderr=subprocess.PIPE,
         text=True,
