@@ -34,8 +34,8 @@ PAGE = 4096
 # Where in the header they are: see imakexec.attest.handover.
 VERSION, SIZE, COUNT = 0, 8, 16
 
-MUCH = 1 << 40
-"""More bytes or records than there is memory for."""
+MUCH = 1 << 34
+"""More bytes or records than there is memory for, and few enough for an address not to wrap."""
 
 BEYOND_MEMORY = 1 << 30
 """The same in 32 bits: the machine has half of it."""
@@ -102,6 +102,10 @@ def fewer_bytes(buffer: Buffer) -> None:
 
 def more_bytes(buffer: Buffer) -> None:
     buffer.add(SIZE, MUCH)
+
+
+def most_bytes(buffer: Buffer) -> None:
+    struct.pack_into("<Q", buffer.memory, buffer.start + SIZE, (1 << 64) - 1)
 
 
 def more_of_both(buffer: Buffer) -> None:
@@ -220,6 +224,17 @@ def test_a_damage_that_loses_the_list(trial: Trial, ram: Path, damage: Damage, s
     trial.waive(Oracle.BOOTS, because="the earlier boot is lost with the list")
     execute_damaged(trial, ram, damage)
     trial.claim("the kernel says it", says in trial.console and NOT_RESTORED in trial.console)
+    trial.claim("a list of its own", trial.names().count("boot_aggregate") == 1)
+
+
+@pytest.mark.nightly
+def test_a_size_with_which_the_end_comes_before_the_start(trial: Trial, ram: Path) -> None:
+    trial.case |= {"address wraps"}
+    trial.allow(NOT_RESTORED)
+    trial.expect_loss("nothing is restored from such a buffer")
+    trial.waive(Oracle.BOOTS, because="the earlier boot is lost with the list")
+    execute_damaged(trial, ram, most_bytes)
+    trial.claim("the kernel says it", NOT_RESTORED in trial.console)
     trial.claim("a list of its own", trial.names().count("boot_aggregate") == 1)
 
 

@@ -109,6 +109,9 @@ def _failed_load_measured(number: int, *, case: str) -> Defect:
     )
 
 
+_CRASH_SEGMENT = "the crash image gets a segment, and its kernel restores the list of its load"
+
+
 _LOADS = (
     _mapping_stays(2, "a mapping for what waits", case="segment dropped"),
     _failed_load_measured(2, case="failed load"),
@@ -138,10 +141,18 @@ _LOADS = (
     Defect(
         id="B15",
         scenario=12,
-        breaks=frozenset({Oracle.BOOTS, "loss detected", "nothing is handed over"}),
-        reason="the crash image gets a segment, and its kernel restores the list of its load",
+        breaks=frozenset({Oracle.BOOTS, "loss detected"}),
+        reason=_CRASH_SEGMENT,
         present=_copies_at_load,
         case="panic",
+    ),
+    Defect(
+        id="B15",
+        scenario=12,
+        breaks=frozenset({"nothing is handed over"}),
+        reason=_CRASH_SEGMENT,
+        present=_copies_at_load,
+        case="panic, shown",
     ),
 )
 
@@ -447,6 +458,15 @@ DEFECTS: tuple[Defect, ...] = (
         present=_every_kernel,
         case="beyond memory",
         console=r"(RIP: .*:|pc : )ima_parse_buf\+",
+    ),
+    Defect(
+        id="E8",
+        scenario=19,
+        breaks=frozenset({"the kernel says it"}),
+        reason="the restore believes a buffer_size with which the end of the list wraps, restores "
+        "nothing, and returns success",
+        present=_every_kernel,
+        case="address wraps",
     ),
     Defect(
         id="A1",
