@@ -357,6 +357,20 @@ _TEMPLATES = (
 )
 
 
+_ASYMMETRY = (
+    Defect(
+        id="K13",
+        scenario=16,
+        breaks=frozenset({Oracle.BOOTS, "loss detected"}),
+        reason="a kernel without IMA leaves the hand-over in the device tree, with memory that it "
+        "does not reserve, and the one after it restores a list from before it",
+        present=_every_kernel,
+        case="kept in the device tree",
+        finding=r"^2 boot_aggregate records|^TAMPERED",
+    ),
+)
+
+
 def _is_x86(kernel: KernelProperties) -> bool:
     return kernel.config.get("X86") == "y"
 
@@ -489,6 +503,7 @@ DEFECTS: tuple[Defect, ...] = (
     *_STORM,
     *_DEBUG,
     *_TEMPLATES,
+    *_ASYMMETRY,
     *_ARCHITECTURES,
 )
 
