@@ -17,7 +17,12 @@ pytestmark = pytest.mark.scenario(9)
 
 HOPS = 5
 RECORDS = 10
-NOISE_KIB = 16
+LONG_LIST = 1_000_000
+"""Bytes of records, which a next kernel must not keep reserved once it has restored them.
+
+They are more than the 640 KiB of low memory, which x86 counts only if they are given back.
+"""
+NOISE_KIB = 64
 """By how much boots of the same kernel differ in what they leave of the memory."""
 
 
@@ -30,7 +35,9 @@ def test_chain(trial: Trial, subject: Subject, pytestconfig: pytest.Config, uefi
     measured: list[str] = []
     memory = []
     with trial.running(kernel=subject.request(symbols=symbols), uefi=uefi) as session:
-        for _ in range(HOPS):
+        for hop in range(HOPS):
+            if hop == 1:
+                scenario.measure_bytes(session, LONG_LIST, longest=scenario.LONG_PATHS)
             loaded = trial.load(chain=True)
             measured += scenario.generate_activity(session, RECORDS)
             trial.execute(loaded)
@@ -43,8 +50,8 @@ def test_chain(trial: Trial, subject: Subject, pytestconfig: pytest.Config, uefi
     )
     left = {reading.snapshot: reading.sessions for reading in trial.readings if reading.sessions}
     trial.claim("no session left", not left, left)
-    # Lists that stayed reserved would take two pages and more at every hop.
-    trial.claim("memory given back", min(memory) >= memory[0] - NOISE_KIB, f"{memory} KiB")
+    given_back = min(memory) >= memory[0] - NOISE_KIB
+    trial.claim("memory given back", given_back, f"{memory} KiB, the first with a short list")
     if trial.kernel.has_markers:
         assert names.count("kexec_execute") == HOPS
 
