@@ -31,6 +31,10 @@ _ENDING_SECONDS = 6.0
 """How long a run may take to end after the signal: both its processes are asked first."""
 
 
+_BOOTING = 0.7
+"""Seconds after which a machine is in the middle of its boot, and answers."""
+
+
 def ended(child: subprocess.Popen[str]) -> str:
     """The error output of a run that ends by now; it is killed if it does not."""
     try:
@@ -77,6 +81,7 @@ def test_a_signal_ends_a_run_in_order(world: World, moment: float) -> None:
 def test_impatience_does_not_break_the_clean_up(world: World) -> None:
     child = world.start()
     wait_until(lambda: any(world.arch.qemu in line for line in world.processes()), seconds=30)
+    time.sleep(_BOOTING)
     deadline = Deadline.after(_ENDING_SECONDS)
     while child.poll() is None and not deadline.expired:
         child.send_signal(signal.SIGINT)
