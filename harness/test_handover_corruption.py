@@ -22,7 +22,7 @@ import pytest
 from imakexec import scenario
 from imakexec.attest import MeasurementLog, Record, Verdict
 from imakexec.attest.handover import HEADER_SIZE
-from imakexec.errors import ImaKexecError
+from imakexec.errors import ImaKexecError, InfraError
 from imakexec.scenario import Session
 from imakexec.suite.oracles import Oracle
 from imakexec.suite.trial import Trial
@@ -161,6 +161,23 @@ def damage_buffers(ram: Path, log: bytes, damage: Damage) -> None:
     assert damaged > 0, "the buffer is not in memory"
 
 
+def require_early(session: Session) -> None:
+    """The next kernel has not restored its list yet: IMA has not said its first word.
+
+    Raises:
+        InfraError: it may have.
+    """
+    console = session.machine.console
+    console.drain(1.0)
+    said = console.path.read_text(errors="replace").rpartition("Linux version ")[2]
+    if "] ima: " in said:
+        raise InfraError(
+            "the machine was stopped too late: the next kernel has come to IMA",
+            where=str(console.path),
+            remedy="run the test again on a host with less to do",
+        )
+
+
 @contextmanager
 def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None]:
     """Have something done with the machine paused, when the kernel that is executed says hello."""
@@ -176,6 +193,7 @@ def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None
                 doing="waiting for the next kernel",
             )
             with machine.paused(budget):
+                require_early(session)
                 act()
         except (ImaKexecError, AssertionError) as error:
             failed.append(error)
