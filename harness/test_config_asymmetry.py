@@ -70,9 +70,10 @@ def test_kernel_without_ima(
 
 @pytest.mark.nightly  # it takes the kernels of two more bases
 def test_other_versions(trial: Trial, subject: Subject, kernels: Kernels) -> None:
-    """Through a kernel of each other version and back."""
-    route = [kernel_of(kernels, base) for base in BASES if base != kernels.base]
-    route.append(subject.request())
+    """To a kernel of each other version and back."""
+    own = subject.request()
+    others = [kernel_of(kernels, base) for base in BASES if base != kernels.base]
+    route = [kernel for other in others for kernel in (other, own)]
     images = [kernels.build(request) for request in route]
     running = trial.kernel
     measured: list[str] = []
