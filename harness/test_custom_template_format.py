@@ -21,16 +21,14 @@ PARAMETER = f"ima_template_fmt={FORMAT}"
 UNCOUNTED = len(FORMAT)
 """Bytes of each record that a kernel leaves out which counts a custom format as an empty name."""
 
-PAGE = 4096
-"""A segment is rounded up to it, which is room as well."""
-
 MORE = 127
 """Records more than would do."""
 
 
 def test_custom_template_format(trial: Trial) -> None:
     with trial.running(cmdline=PARAMETER) as session:
-        room = trial.kernel.extra_memory + PAGE
+        # A segment is rounded up to pages, which is room as well.
+        room = trial.kernel.extra_memory + trial.kernel.page_size
         measured = scenario.generate_activity(session, room // UNCOUNTED + MORE)
         trial.execute(trial.load(without=PARAMETER, chain=True))
         if trial.kernel.is_ours:

@@ -86,9 +86,14 @@ class KernelProperties:
             # It says nothing of it.
             places_in_cma=version_of(release) >= (6, 17) and config.get("DMA_CMA") == "y",
             # Half a page by default: ima_add_kexec_buffer(), ima_kexec.c.
-            extra_memory=kb << 10 if kb else 2048,
+            extra_memory=kb << 10 if kb else _page_size(config) // 2,
             config=config,
         )
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return _page_size(self.config)
 
     @property
     def is_ours(self) -> bool:
@@ -104,6 +109,12 @@ class KernelProperties:
     def finds_leaks(self) -> bool:
         """Whether it looks for memory that it has lost, when it is asked to."""
         return self.config.get("DEBUG_KMEMLEAK") == "y"
+
+
+def _page_size(config: Mapping[str, str]) -> int:
+    """Of arm64, which alone has a choice here; x86 knows 4 KiB."""
+    sizes = {"ARM64_16K_PAGES": 16, "ARM64_64K_PAGES": 64}
+    return next((kib << 10 for name, kib in sizes.items() if config.get(name) == "y"), 4096)
 
 
 def version_of(release: str) -> tuple[int, ...]:
