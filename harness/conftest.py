@@ -41,7 +41,7 @@ from imakexec.project import find_project
 from imakexec.report.live import TerminalProgress
 from imakexec.scenario import Session
 from imakexec.suite.catalogue import CATALOGUE
-from imakexec.suite.plugin import TRIAL
+from imakexec.suite.plugin import CACHE, TRIAL
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.trial import Trial
 
@@ -456,6 +456,7 @@ def trial(
         fixed=fixed_in(pytestconfig, subject.name),
     )
     request.node.stash[TRIAL] = made
+    request.node.stash[CACHE] = lab.workshop.cache
     return made
 
 

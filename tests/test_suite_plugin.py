@@ -17,12 +17,12 @@ pytest_plugins = ["pytester"]
 CONFTEST = """
 import pytest
 from imakexec.errors import GuestFailure
-from imakexec.suite.plugin import TRIAL
+from imakexec.kernel.cache import Cache
+from imakexec.suite.plugin import CACHE, TRIAL
 from imakexec.suite.outcome import Conclusion, Outcome
 
 class Trial:
     boot_seconds = 2.0
-    folder = "/evidence"
     may_die = False
     conclusion = Conclusion(Outcome.PASS, ())
 
@@ -37,8 +37,12 @@ def subject(request):
     return request.param
 
 @pytest.fixture
-def trial(request, subject):
+def trial(request, subject, tmp_path):
     request.node.stash[TRIAL] = made = Trial()
+    request.node.stash[CACHE] = Cache(request.config.rootpath / "cache")
+    made.folder = tmp_path / "evidence"
+    made.folder.mkdir()
+    (made.folder / "of").write_text(request.node.name)
     return made
 """
 
@@ -89,9 +93,18 @@ def ran(pytester: pytest.Pytester) -> pytest.RunResult:
 
 def test_what_a_trial_comes_to_is_the_outcome_of_its_test(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1, failed=3, errors=1, xfailed=2, skipped=1)
-    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /evidence*"])
+    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /*/evidence*"])
     ran.stdout.fnmatch_lines(["*this is no known defect*"])
     ran.stdout.fnmatch_lines(["*a panic nobody knows*"])
+
+
+def test_the_evidence_of_a_failure_is_kept(
+    ran: pytest.RunResult, pytester: pytest.Pytester
+) -> None:
+    kept = {(folder / "of").read_text(): folder for folder in pytester.path.glob("cache/runs/*")}
+    failed = ("test_bad", "test_its_own_assertion", "test_dies", "test_the_host_fails")
+    assert kept.keys() == {f"{name}[patched]" for name in failed}
+    ran.stdout.fnmatch_lines_random([str(folder) for folder in kept.values()])
 
 
 def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
@@ -110,7 +123,19 @@ def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 0), (2, 2), (16, 16)])
 def test_one_worker_for_each_cpu(monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(plugin, "_text_of", lambda _: "")
     assert plugin.pytest_xdist_auto_num_workers() == workers
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "gib", "workers"),
+    [("max 100000", 24, 8), ("250000 100000", 24, 2), ("50000 100000", 24, 1), ("", 5, 3)],
+)
+def test_no_more_workers_than_the_host_has_time_and_memory_for(
+    cpu_max: str, gib: int, workers: int
+) -> None:
+    meminfo = f"MemTotal: 99999999 kB\nMemAvailable:   {gib << 20} kB\n"
+    assert plugin.workers_for(8, cpu_max=cpu_max, meminfo=meminfo) == workers
 
 
 class Options:
@@ -164,8 +189,9 @@ def test_the_choice_reaches_xdist(arguments: list[str]) -> None:
         check=False,
         timeout=300,
     )
-    cpus = len(os.sched_getaffinity(0))
-    assert (f"created: {cpus}/{cpus} workers" in ran.stdout) is (cpus > 1), ran.stdout
+    workers = plugin.pytest_xdist_auto_num_workers()
+    shown = f"created: {workers}/{workers} workers" in ran.stdout
+    assert shown is (workers > 1), ran.stdout
 
 
 def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:

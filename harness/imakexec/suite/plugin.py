@@ -11,6 +11,8 @@ a test cannot leave out the oracles.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imakexec.errors import GuestFailure, InfraError
+from imakexec.job import new_run_folder
+from imakexec.kernel.cache import Cache
 from imakexec.project import find_project
 from imakexec.report.suite import ScenarioResult, summary_lines
 from imakexec.suite.catalogue import CATALOGUE
@@ -28,6 +32,14 @@ if TYPE_CHECKING:
 
 TRIAL = pytest.StashKey["Trial"]()
 """Where the fixture leaves the trial of a test."""
+
+CACHE = pytest.StashKey[Cache]()
+"""Where it leaves the cache that keeps the evidence of a failure."""
+
+_MEMINFO = Path("/proc/meminfo")
+
+_MACHINE_MIB = 1536
+"""Memory of the host for a machine: the guest's, which is 1 GiB at most, and what is beside it."""
 
 _RESULT = "imakexec"
 """The name of the property that carries a result from a worker of pytest-xdist."""
@@ -98,12 +110,17 @@ def pytest_runtest_makereport(
     A report is all that a worker sends home.
     """
     report = yield
+    trial = item.stash.get(TRIAL, None)
+    if call.when == "call" and report.outcome == "failed" and trial and trial.folder.exists():
+        # pytest removes its own folders after some runs.
+        kept = new_run_folder(item.stash[CACHE])
+        shutil.copytree(trial.folder, kept)
+        report.sections.append(("Evidence is kept", str(kept)))
     if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
         report.when = "setup"  # what pytest and JUnit call an error and not a failure
     marker = item.get_closest_marker("scenario")
     if marker is None or (call.when != "call" and report.outcome == "passed"):
         return report
-    trial = item.stash.get(TRIAL, None)
     result = ScenarioResult(
         number=marker.args[0],
         kernel=_kernel_of(item),
@@ -173,10 +190,38 @@ def _boots_machines(path: Path) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many machines this host runs side by side: one for each CPU.
+    """How many machines this host runs side by side: one for each CPU, if there is memory for it.
 
     A guest keeps one busy, by either accelerator, and what drives and judges it runs while others
     wait. 0 is for a single one, in this process.
     """
     cpus = len(os.sched_getaffinity(0))
-    return cpus if cpus > 1 else 0
+    workers = workers_for(
+        cpus, cpu_max=_text_of(Path("/sys/fs/cgroup/cpu.max")), meminfo=_text_of(_MEMINFO)
+    )
+    return workers if workers > 1 else 0
+
+
+def workers_for(cpus: int, *, cpu_max: str, meminfo: str) -> int:
+    """The number of workers, at least one.
+
+    Args:
+        cpus: that this process may run on.
+        cpu_max: the control group's quota and period in microseconds, or "max" for no quota
+            (Documentation/admin-guide/cgroup-v2.rst); empty where there is none.
+        meminfo: /proc/meminfo; empty where there is none.
+    """
+    quota = re.match(r"(\d+) (\d+)", cpu_max)
+    if quota is not None:
+        cpus = min(cpus, round(int(quota[1]) / int(quota[2])))
+    available = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
+    if available is not None:
+        cpus = min(cpus, (int(available[1]) >> 10) // _MACHINE_MIB)
+    return max(cpus, 1)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
