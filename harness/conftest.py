@@ -117,10 +117,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     item = metafunc.definition
     wanted = [name for marker in item.iter_markers("kernels") for name in marker.args]
-    names = [name for name in subject_names(metafunc.config) if name in (wanted or SUBJECTS)]
+    names_here = subject_names(metafunc.config)
+    names = [name for name in names_here if name in (wanted or SUBJECTS)]
     parameters: list[object] = list(names)
     if item.get_closest_marker("under_debug") and not metafunc.config.getoption("--debug-kernel"):
         parameters.append(pytest.param("debug", marks=pytest.mark.nightly))
+    if not parameters:
+        lacking = f"needs one of the kernels {', '.join(wanted)}: {' and '.join(names_here)} here"
+        parameters.append(pytest.param("", marks=pytest.mark.skip(reason=lacking)))
     metafunc.parametrize("subject", parameters, indirect=True)
 
 
@@ -306,6 +310,20 @@ class Kernels:
         self.build(wanted)
         return wanted
 
+    def series(
+        self,
+        *,
+        extra_memory_kb: int,
+        symbols: tuple[str, ...] = (),
+        further: tuple[Path, ...] = (),
+    ) -> KernelRequest:
+        """Have the whole series built; the test is skipped on a base that has none."""
+        if not self.has_series:
+            pytest.skip(f"needs a base with a series in patches/: {self.base} has none")
+        return self.request(
+            patches=None, extra_memory_kb=extra_memory_kb, symbols=symbols, further=further
+        )
+
     def source(self, tree: Path | None = None) -> SourceTree:
         """The unpatched source of the base, or of the user's tree."""
         wanted = KernelRequest(arch=self._arch, base=self.base, kernel_tree=tree)
@@ -327,13 +345,13 @@ def kernels(pytestconfig: pytest.Config, workshop: Workshop) -> Kernels:
 @pytest.fixture(scope="session")
 def patched(kernels: Kernels) -> KernelRequest:
     """The whole series, with room for late records."""
-    return kernels.request(patches=None, extra_memory_kb=ENOUGH_KB)
+    return kernels.series(extra_memory_kb=ENOUGH_KB)
 
 
 @pytest.fixture(scope="session")
 def tight(kernels: Kernels) -> KernelRequest:
     """The whole series, with half a page for late records."""
-    return kernels.request(patches=None, extra_memory_kb=0)
+    return kernels.series(extra_memory_kb=0)
 
 
 @pytest.fixture(scope="session")
@@ -345,8 +363,7 @@ def plain(kernels: Kernels) -> KernelRequest:
 @pytest.fixture(scope="session")
 def probed(kernels: Kernels) -> KernelRequest:
     """The whole series, with a probe in the reboot chain."""
-    return kernels.request(
-        patches=None,
+    return kernels.series(
         extra_memory_kb=ENOUGH_KB,
         symbols=_lines("harness/probe/Kconfig.fragment"),
         further=(find_project() / "harness/probe/reboot-chain.patch",),
