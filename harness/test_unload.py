@@ -20,8 +20,8 @@ POISON = "page_poison=1"
 """For the command line: whoever gets a page that was written to after it was given back says so."""
 
 COUNT = 10
-MANY = 400
-"""Records whose list fills more than a few pages."""
+MANY = 400_000
+"""Bytes of records: so many pages that the image which takes them over has some of them."""
 
 
 def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
@@ -49,7 +49,7 @@ def test_pages_that_are_free_again_are_left_alone(trial: Trial) -> None:
     trial.case |= {"legacy", "pages reused"}
     trial.expect_loss("kexec_load hands no list over", of_all=True)
     with trial.running(cmdline=POISON) as session:
-        scenario.generate_activity(session, MANY)
+        scenario.measure_bytes(session, MANY, longest=scenario.LONG_PATHS)
         trial.load()
         trial.load(how=Load.LEGACY)
         legacy = trial.load(how=Load.LEGACY)

@@ -121,6 +121,23 @@ def test_a_known_defect_that_does_not_show_fails(monkeypatch: pytest.MonkeyPatch
     assert "--fixed Z9" in line
 
 
+def test_a_consequence_need_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = defect("Z9", Oracle.REPLAY)
+    known(monkeypatch, cause, dataclasses.replace(defect("Z9", Oracle.ALIVE), certain=False))
+    made = trial()
+    made.findings.append(Finding(Oracle.REPLAY, "it is lost"))
+    assert made.conclude().outcome is Outcome.KNOWN
+    made.findings.append(Finding(Oracle.ALIVE, "a panic"))
+    assert made.conclude().outcome is Outcome.KNOWN
+    del made.findings[0]
+    assert made.conclude().outcome is Outcome.FAIL
+
+
+def test_each_consequence_has_a_certain_cause() -> None:
+    certain = {(item.id, item.scenario) for item in DEFECTS if item.certain}
+    assert {(item.id, item.scenario) for item in DEFECTS if not item.certain} <= certain
+
+
 def test_a_known_defect_excuses_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, defect("Z9", Oracle.REPLAY))
     made = trial()

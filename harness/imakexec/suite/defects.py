@@ -39,6 +39,8 @@ class Defect:
             `Trial.case`; empty for all.
         finding: a regular expression for what is found, so that nothing else is excused.
         console: another for what the kernels say where it shows: a kernel may die only of it.
+        certain: whether it shows each time. One that does not is a consequence, and another entry
+            of its id, which is certain, must have the same case.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Defect:
     case: str = ""
     finding: str = ""
     console: str = ""
+    certain: bool = True
 
     def explains(self, finding: Finding, console: str) -> bool:
         """Whether a finding is of this defect.
@@ -136,6 +139,7 @@ _LOADS = (
         reason="the list is written into pages of the image that is executed, which never starts",
         present=_keeps_state_outside_the_image,
         case="pages reused",
+        certain=False,  # It takes a page of the image among those that the segment had.
     ),
     _copied_at_load(12, case="fits"),
     Defect(

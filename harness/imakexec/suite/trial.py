@@ -378,7 +378,7 @@ class Trial:
             f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
             f"remove it from suite/defects.py, or say --fixed {defect.id}"
             for defect in defects
-            for demand in sorted(defect.breaks)
+            for demand in sorted(defect.breaks if defect.certain else ())
             if not any(
                 finding.demand == demand and defect.explains(finding, said)
                 for finding in self.findings
