@@ -49,7 +49,7 @@ def load_with_end_at(session: Session, extra: int, beyond: int) -> dict[str, int
 def test_the_segment_has_the_room_that_was_configured(
     lab: Lab, kernels: Kernels, kb: int, beyond: int
 ) -> None:
-    kernel = kernels.request(patches=None, extra_memory_kb=kb)
+    kernel = kernels.series(extra_memory_kb=kb)
     with lab.session(kernel) as session:
         scenario.boot(session)
         values = load_with_end_at(session, extra_bytes(kb), beyond)
@@ -61,4 +61,4 @@ def test_the_segment_has_the_room_that_was_configured(
 
 def test_more_than_40_kb_is_out_of_range(kernels: Kernels) -> None:
     with pytest.raises(UserError, match="out of range 0-40"):
-        kernels.request(patches=None, extra_memory_kb=41)
+        kernels.series(extra_memory_kb=41)

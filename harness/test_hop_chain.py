@@ -63,7 +63,7 @@ def test_chain_through_the_base(trial: Trial, kernels: Kernels) -> None:
         pytest.skip("with --debug-kernel the base reports itself: C6, see scenario 18")
     images = {
         "base": kernels.build(kernels.request(patches=0, extra_memory_kb=None)).image,
-        "series": kernels.build(kernels.request(patches=None, extra_memory_kb=ENOUGH_KB)).image,
+        "series": kernels.build(kernels.series(extra_memory_kb=ENOUGH_KB)).image,
     }
     with trial.running(next_kernel=images["base"]) as session:
         loaded = trial.load(chain=True)

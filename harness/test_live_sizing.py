@@ -103,7 +103,7 @@ def test_what_is_advised_is_enough_and_half_of_it_is_not(
     assert (figures.watch.own_records, figures.watch.ended) == (0, False)
 
     def with_extra(kb: int) -> KernelRequest:
-        return kernels.request(patches=None, extra_memory_kb=kb)
+        return kernels.series(extra_memory_kb=kb)
 
     enough = dataclasses.replace(lab, folder=tmp_path / "enough")
     kernel = with_extra(figures.need.option)
