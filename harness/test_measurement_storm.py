@@ -62,7 +62,8 @@ echo 1 >/sys/module/kernel/parameters/initcall_debug
 """
 
 DELAYS = {"x86_64": 5, "arm64": 1}
-"""What printk_delay makes of a wish: x86 counts loops, a fifth was seen; arm64 looks at a timer."""
+"""How many times the milliseconds that are wanted printk_delay must have: x86 counts loops, of
+which a fifth was seen under TCG, arm64 looks at a timer."""
 
 ALL_REFUSALS = """
 echo 0 >/proc/sys/kernel/printk_ratelimit

@@ -30,7 +30,6 @@ _ENDINGS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminat
 _ENDING_SECONDS = 6.0
 """How long a run may take to end after the signal: both its processes are asked first."""
 
-
 _BOOTING = 0.7
 """Seconds after which a machine is in the middle of its boot, and answers."""
 

@@ -39,8 +39,8 @@ class Defect:
             `Trial.case`; empty for all.
         finding: a regular expression for what is found, so that nothing else is excused.
         console: another for what the kernels say where it shows: a kernel may die only of it.
-        certain: whether it shows each time. One that does not is a consequence, and another entry
-            of its id, which is certain, must have the same case.
+        certain: whether it shows each time. One that does not is a consequence: another entry of
+            its id and scenario is certain.
     """
 
     id: str
