@@ -107,6 +107,15 @@ def test_the_evidence_of_a_failure_is_kept(
     ran.stdout.fnmatch_lines_random([str(folder) for folder in kept.values()])
 
 
+def test_a_cache_that_cannot_be_written_costs_no_report(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    (pytester.path / "cache").write_text("no folder")
+    ran = pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
+    ran.assert_outcomes(passed=1, failed=3, errors=1, xfailed=2, skipped=1)
+    ran.stdout.fnmatch_lines(["only in */evidence: *"])
+
+
 def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
     lines = ran.outlines
     start = next(n for n, line in enumerate(lines) if line.startswith("scenario "))

@@ -112,10 +112,7 @@ def pytest_runtest_makereport(
     report = yield
     trial = item.stash.get(TRIAL, None)
     if call.when == "call" and report.outcome == "failed" and trial and trial.folder.exists():
-        # pytest removes its own folders after some runs.
-        kept = new_run_folder(item.stash[CACHE])
-        shutil.copytree(trial.folder, kept)
-        report.sections.append(("Evidence is kept", str(kept)))
+        report.sections.append(("Evidence is kept", _keep(trial.folder, item.stash[CACHE])))
     if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
         report.when = "setup"  # what pytest and JUnit call an error and not a failure
     marker = item.get_closest_marker("scenario")
@@ -131,6 +128,16 @@ def pytest_runtest_makereport(
     )
     report.user_properties.append((_RESULT, result.to_json()))
     return report
+
+
+def _keep(evidence: Path, cache: Cache) -> str:
+    """Copy it to where no pytest removes it after some runs: the folder, or why there is none."""
+    try:
+        kept = new_run_folder(cache)
+        shutil.copytree(evidence, kept)
+    except OSError as error:  # a full disk must not take the report along
+        return f"only in {evidence}: {error}"
+    return str(kept)
 
 
 def _kernel_of(item: pytest.Item) -> str:
