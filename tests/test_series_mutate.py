@@ -161,6 +161,14 @@ def test_every_fate(project: Path) -> None:
         assert outcome.log.exists()
 
 
+def test_workers_that_somebody_wants_do_not_change_the_fate(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-n2")
+    add(project, "killed", "noticed", "test_notices")
+    assert outcomes(project)["killed"].fate is Fate.KILLED
+
+
 def test_a_hang_that_was_announced_is_a_failure(project: Path) -> None:
     add(project, "loop", "hangs", "test_hangs", more="Noticed-as: hang\n")
     assert outcomes(project)["loop"].fate is Fate.KILLED

@@ -364,7 +364,8 @@ def _run_tests(
     junit = log.with_suffix(".xml")
     junit.unlink(missing_ok=True)
     seconds = _BUILD_SECONDS + len(tests) * _TEST_SECONDS
-    options = ("-x", "-v", f"--junit-xml={junit}", *options)
+    # With workers -x ends pytest as an interruption does.
+    options = ("-n0", "-x", "-v", f"--junit-xml={junit}", *options)
     ran = _pytest(project, tests, log, *options, seconds=seconds, on_line=step.update)
     if ran.returncode not in _RAN or not junit.exists():
         raise InfraError(
