@@ -276,7 +276,7 @@ class Kernels:
         self.has_series = has_series(config)
         self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         mutation: Path | None = config.getoption("--mutation")
-        self._mutation = () if mutation is None else (mutation,)
+        self._mutation = () if mutation is None else (mutation.resolve(),)
         self._arch = chosen_arch(config)
         self._capture = config.pluginmanager.getplugin("capturemanager")
         self._workshop = workshop
@@ -492,6 +492,13 @@ def _lines(fragment: str) -> tuple[str, ...]:
 def lab(workshop: Workshop, pytestconfig: pytest.Config, tmp_path: Path) -> Lab:
     """What a test makes its runs with."""
     return Lab(workshop, pytestconfig.getoption("--accel"), tmp_path / "evidence")
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Iterator[Path]:
+    """A file for the guest's memory, too large to be kept."""
+    yield tmp_path / "ram"
+    (tmp_path / "ram").unlink(missing_ok=True)  # the machine may not have come to make it
 
 
 @pytest.fixture

@@ -208,13 +208,6 @@ def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None
         raise failed[0]
 
 
-@pytest.fixture
-def ram(tmp_path: Path) -> Iterator[Path]:
-    """A file for the guest's memory, too large to be kept."""
-    yield tmp_path / "ram"
-    (tmp_path / "ram").unlink(missing_ok=True)  # the machine may not have come to make it
-
-
 def execute_damaged(trial: Trial, ram: Path, damage: Damage) -> None:
     """Hand some records over, and damage the buffer that holds them."""
     with trial.running(ram=ram) as session:

@@ -271,6 +271,10 @@ class Machine:
         yield
         self.execute("cont")
 
+    def registers(self) -> str:
+        """The registers of the first CPU, for people, or to be compared."""
+        return str(self.execute("human-monitor-command", {"command-line": "info registers"}))
+
     def quit(self, deadline: Deadline) -> None:
         """Switch the machine off at once and wait until QEMU has ended.
 

@@ -27,6 +27,10 @@ NEXT_KERNEL = "/boot/next/kernel"
 NEXT_INITRD = "/boot/next/initrd"
 MEASUREMENTS = "/sys/kernel/security/ima/binary_runtime_measurements"
 _COUNT = "/sys/kernel/security/ima/runtime_measurements_count"
+_EXECUTE = ("kexec", "-s", "-e")
+_STARTED = 3.0  # times as long as a whole boot: more than the purgatory takes
+_LOOKS = 5
+_LOOK_SECONDS = 0.1
 _SLOW_LIST = 50_000  # records, which take as long to read as a boot does
 
 
@@ -233,7 +237,7 @@ def kexec_execute(
     Raises:
         GuestFailure: it did not come up, or another kernel did.
     """
-    command = ["kexec", "-s", "-e"]
+    command = [*_EXECUTE]
     if meanwhile:
         command = ["sh", "-c", f"{meanwhile}\nexec {shlex.join(command)}"]
     session.machine.epochs.executing(loaded.token)
@@ -246,6 +250,45 @@ def kexec_execute(
             remedy="another image than the loaded one was executed",
         )
     _record_boot(session, info)
+
+
+def kexec_execute_refused(session: Session, loaded: LoadedKernel) -> None:
+    """Execute the loaded kernel where the purgatory must loop for ever instead of starting it.
+
+    The machine is of no use afterwards.
+
+    Raises:
+        GuestFailure: a kernel was started, or the jump was not even made.
+    """
+    machine = session.machine
+    booted = machine.epochs.current.number
+    machine.epochs.executing(loaded.token)
+    try:
+        session.guest.replace_kernel(
+            _EXECUTE, Deadline.after(_STARTED * session.boot_seconds), token=loaded.token
+        )
+        what = "the purgatory has started what was changed after the load"
+    except GuestFailure as failure:
+        if _is_stuck_after_jump(session) and machine.epochs.current.number == booted:
+            return
+        what = failure.what
+    raise GuestFailure(
+        what,
+        where=str(machine.console.path),
+        remedy="see which segments kexec_calculate_store_digests() leaves out",
+    )
+
+
+def _is_stuck_after_jump(session: Session) -> bool:
+    """Whether the CPU has left the kernel, and does nothing at all: a boot that is slow would."""
+    machine = session.machine
+    if "Starting new kernel" not in machine.console.path.read_text(errors="replace"):
+        return False
+    looks = []
+    for _ in range(_LOOKS):
+        looks.append(machine.registers())
+        time.sleep(_LOOK_SECONDS)
+    return len(set(looks)) == 1
 
 
 def crash(session: Session, loaded: LoadedKernel) -> None:

@@ -237,6 +237,12 @@ class Trial:
         scenario.end(self.session, command, how)
         self._is_over = True
 
+    def execute_refused(self, loaded: LoadedKernel) -> None:
+        """Take the last snapshot, and execute what the purgatory must not start."""
+        self.snapshot("end", quote_after=True)
+        self._is_over = True
+        scenario.kexec_execute_refused(self.session, loaded)
+
     def hand_over(self, loaded: LoadedKernel) -> bytes:
         """Take a last snapshot, execute a kernel that was loaded with `scenario.KEEPS_BUFFER`.
 
