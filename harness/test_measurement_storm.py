@@ -61,10 +61,6 @@ busybox mkfifo /late/pause
 echo 1 >/sys/module/kernel/parameters/initcall_debug
 """
 
-DELAYS = {"x86_64": 5, "arm64": 1}
-"""How many times the milliseconds that are wanted printk_delay must have: x86 counts loops, of
-which a fifth was seen under TCG, arm64 looks at a timer."""
-
 ALL_REFUSALS = """
 echo 0 >/proc/sys/kernel/printk_ratelimit
 echo {delay} >/proc/sys/kernel/printk_delay
@@ -147,7 +143,7 @@ def test_kexec_load_in_a_storm_counts_what_it_sizes(trial: Trial) -> None:
 
 def test_an_attempt_after_the_copy_is_refused(trial: Trial, pytestconfig: pytest.Config) -> None:
     trial.case |= {"late"}
-    times = DELAYS[chosen_arch(pytestconfig).name]
+    times = chosen_arch(pytestconfig).print_delay_factor
     stretch = LONG_FIRST_LINE.format(delay=80 * times)
     if trial.kernel.suspends_on_execute:
         stretch = ALL_REFUSALS.format(delay=20 * times)

@@ -64,6 +64,7 @@ X86_64 = Arch(
     fragment="Kconfig.x86_64.fragment",
     cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
     image_magic=(0x202, b"HdrS"),  # Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
+    print_delay_factor=5,  # udelay() counts loops, of which a fifth is seen
     handover=HandoverPlace(False, _SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
     # Its command line is too long for it (bzImage64_load, arch/x86/kernel/kexec-bzimage64.c).
     late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100),

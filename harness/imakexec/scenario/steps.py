@@ -72,7 +72,7 @@ class LoadedKernel:
     complaints: tuple[str, ...]
 
 
-def boot(session: Session) -> None:
+def boot(session: Session) -> BootInfo:
     """Wait for the first kernel, make the attestation key and find the allocated banks.
 
     A machine without a TPM has neither.
@@ -88,7 +88,7 @@ def boot(session: Session) -> None:
     session.boot_seconds = time.monotonic() - started
     _record_boot(session, info)
     if not session.has_tpm:
-        return
+        return info
 
     from imakexec.machine.tpm import Tpm  # noqa: PLC0415  # slow, and the guest booted meanwhile
 
@@ -97,6 +97,7 @@ def boot(session: Session) -> None:
     session.evidence.set_required_banks(session.banks)
     session.ak = session.tpm.create_ak(session.budget())
     session.evidence.set_ak(session.ak.public, session.ak.pem)
+    return info
 
 
 def take_snapshot(

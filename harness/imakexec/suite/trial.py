@@ -149,13 +149,12 @@ class Trial:
         """
         with self.open_session(**options) as session:
             self.session = session
-            scenario.boot(session)
+            self._first_uptime = scenario.boot(session).uptime
             self.boot_seconds = session.boot_seconds
             if not session.has_tpm:
                 self.allow(BYPASS)
             else:
                 self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
-            self._first_uptime = session.guest.ping(session.budget()).uptime
             self.snapshot("boot")
             yield session
             if not self._is_over:
