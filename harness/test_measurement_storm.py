@@ -63,13 +63,13 @@ echo 1 >/sys/module/kernel/parameters/initcall_debug
 
 ALL_REFUSALS = """
 echo 0 >/proc/sys/kernel/printk_ratelimit
-echo {delay} >/proc/sys/kernel/printk_delay
+echo 50 >/proc/sys/kernel/printk_delay
 """
 
 # A kernel that goes on measuring extends the PCRs until its first line has been printed.
 LONG_FIRST_LINE = """
 echo 0 >/proc/sys/kernel/printk_ratelimit_burst
-echo {delay} >/proc/sys/kernel/printk_delay
+echo 200 >/proc/sys/kernel/printk_delay
 """
 
 REFUSED = re.compile(
@@ -143,11 +143,8 @@ def test_kexec_load_in_a_storm_counts_what_it_sizes(trial: Trial) -> None:
 
 def test_an_attempt_after_the_copy_is_refused(trial: Trial, pytestconfig: pytest.Config) -> None:
     trial.case |= {"late"}
-    times = chosen_arch(pytestconfig).print_delay_factor
-    stretch = LONG_FIRST_LINE.format(delay=80 * times)
-    if trial.kernel.suspends_on_execute:
-        stretch = ALL_REFUSALS.format(delay=20 * times)
-    with trial.running(cpus=CPUS):
+    stretch = ALL_REFUSALS if trial.kernel.suspends_on_execute else LONG_FIRST_LINE
+    with trial.running(cpus=CPUS, cmdline=chosen_arch(pytestconfig).true_delays):
         trial.execute(trial.load(), meanwhile=ATTEMPTS + stretch)
 
     refused = Counter(match["path"] for match in REFUSED.finditer(trial.console))

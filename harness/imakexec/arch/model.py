@@ -103,8 +103,8 @@ class Arch:
         fragment: the Kconfig fragment of this architecture, in the project's top folder.
         cmdline_size: bytes that the kernel has for its command line, final NUL included.
         image_magic: what a boot image holds at which offset.
-        print_delay_factor: how many times the milliseconds that are wanted the kernel's
-            printk_delay must have, as seen under TCG.
+        true_delays: kernel parameters with which delays have about the length that is asked for, on
+            every CPU.
         handover: where the list is that a kernel was handed.
         late_refusal: how a load fails late.
         lacks: what it has not of the features that others have, each with the reason.
@@ -130,7 +130,7 @@ class Arch:
     fragment: str
     cmdline_size: int
     image_magic: tuple[int, bytes]
-    print_delay_factor: int
+    true_delays: str
     handover: HandoverPlace
     late_refusal: LateRefusal
     lacks: Mapping[Feature, str]

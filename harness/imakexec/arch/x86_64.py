@@ -64,7 +64,10 @@ X86_64 = Arch(
     fragment="Kconfig.x86_64.fragment",
     cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h
     image_magic=(0x202, b"HdrS"),  # Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
-    print_delay_factor=5,  # udelay() counts loops, of which a fifth is seen
+    # udelay() counts the TSC, by a number for each CPU. That of the first is the frequency. That of
+    # the others is tried (calibrate_delay(), init/calibrate.c), and wrong by any factor if the host
+    # has other things to do: delays of a hundredth were seen. This is for 2.5 GHz and HZ=250.
+    true_delays="lpj=10000000",
     handover=HandoverPlace(False, _SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
     # Its command line is too long for it (bzImage64_load, arch/x86/kernel/kexec-bzimage64.c).
     late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100),
