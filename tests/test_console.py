@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-import socket
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from imakexec.machine.console import (
     ConsoleLine,
     Severity,
     classify,
+    console_pipe,
     find_banner,
 )
 from imakexec.scenario import complaints
@@ -110,8 +112,8 @@ def test_only_the_kernel_itself_prints_a_banner() -> None:
 
 
 @contextmanager
-def console(folder: Path) -> Iterator[tuple[Console, socket.socket, list[ConsoleLine]]]:
-    ours, guest = socket.socketpair()
+def console(folder: Path) -> Iterator[tuple[Console, FileIO, list[ConsoleLine]]]:
+    ours, guest = console_pipe()
     seen: list[ConsoleLine] = []
     watched = Console(ours, folder / "console.log")
     watched.start(seen.append, lambda _error: None)
@@ -122,7 +124,7 @@ def console(folder: Path) -> Iterator[tuple[Console, socket.socket, list[Console
 
 def test_every_byte_is_logged_with_its_time(tmp_path: Path) -> None:
     with console(tmp_path) as (_, guest, seen):
-        guest.sendall(b"one\r\ntwo\xff\r\n\r\nno newline")
+        guest.write(b"one\r\ntwo\xff\r\n\r\nno newline")
     assert [line.text for line in seen] == ["one", "two\\xff", "", "no newline"]
     assert [line.number for line in seen] == [0, 1, 2, 3]
     logged = (tmp_path / "console.log").read_text().splitlines()
@@ -132,29 +134,29 @@ def test_every_byte_is_logged_with_its_time(tmp_path: Path) -> None:
 
 def test_a_line_cut_into_pieces_is_one_line(tmp_path: Path) -> None:
     with console(tmp_path) as (watched, guest, seen):
-        guest.sendall(b"[    1.000000] Kernel pan")
+        guest.write(b"[    1.000000] Kernel pan")
         watched.drain(0.3)
-        guest.sendall(b"ic - not syncing: x\n")
+        guest.write(b"ic - not syncing: x\n")
     assert [line.pattern.name for line in seen if line.pattern] == ["panic"]
 
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     with console(tmp_path) as (_, guest, seen):
-        guest.sendall(b"x" * 10000 + b"\n")
+        guest.write(b"x" * 10000 + b"\n")
     assert [len(line.text) for line in seen] == [4096, 4096, 1808]
 
 
 def test_a_megabyte_takes_no_quadratic_time(tmp_path: Path) -> None:
     began = time.monotonic()
     with console(tmp_path) as (watched, guest, _):
-        guest.sendall((b"x" * 79 + b"\n") * 12500)
+        guest.write((b"x" * 79 + b"\n") * 12500)
     assert watched.count == 12500
     assert time.monotonic() - began < 10
 
 
 def test_the_tail_and_the_suspicious_lines_are_kept(tmp_path: Path) -> None:
     with console(tmp_path) as (watched, guest, _):
-        guest.sendall(b"a\n[    1.000000] WARNING: CPU: 0\nb\nc\n")
+        guest.write(b"a\n[    1.000000] WARNING: CPU: 0\nb\nc\n")
     assert [line.text for line in watched.suspicious()] == ["[    1.000000] WARNING: CPU: 0"]
     assert [line[12:] for line in watched.tail(2).splitlines()] == ["b", "c"]
     assert [line.text for line in watched.lines(since=2)] == ["b", "c"]
@@ -169,14 +171,37 @@ def test_drain_returns_at_the_end_of_file(tmp_path: Path) -> None:
         assert time.monotonic() - began < 1
 
 
+def test_a_burst_of_single_bytes_waits_for_its_reader(tmp_path: Path) -> None:
+    text = b"".join(b"[    0.%06d] a line of the kernel\n" % number for number in range(1000))
+    ours, guest = console_pipe()
+    os.set_blocking(guest.fileno(), False)
+    assert sum(guest.write(text[i : i + 1]) or 0 for i in range(len(text))) == len(text)
+    watched = Console(ours, tmp_path / "console.log")
+    seen: list[ConsoleLine] = []
+    watched.start(seen.append, lambda _error: None)
+    guest.close()
+    watched.close()
+    assert "".join(f"{line.text}\n" for line in seen).encode() == text
+
+
+def test_an_end_that_stays_open_is_left_alone(tmp_path: Path) -> None:
+    with console(tmp_path) as (watched, guest, seen):
+        guest.write(b"no newline")
+        watched.drain(1)
+        began = time.monotonic()
+        watched.close()
+        assert time.monotonic() - began < 2
+    assert [line.text for line in seen] == ["no newline"]
+
+
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
-    ours, guest = socket.socketpair()
+    ours, guest = console_pipe()
     (tmp_path / "console.log").symlink_to("/dev/full")
     failures: list[OSError] = []
     watched = Console(ours, tmp_path / "console.log")
     watched.start(lambda _line: None, failures.append)
     with guest:
-        guest.sendall(b"line\n")
+        guest.write(b"line\n")
         watched.drain(2)
     watched.close()
     assert [failure.strerror for failure in failures] == ["No space left on device"]

@@ -70,8 +70,11 @@ def test_a_machine_without_tpm_has_no_trace_of_one() -> None:
 def test_every_connection_is_inherited_and_none_has_a_path_or_a_port() -> None:
     chardevs = options(qemu(), "-chardev")
     assert len(chardevs) == 4
-    assert all(",fd=" in chardev for chardev in chardevs)
-    assert not any("path=" in chardev or "port=" in chardev for chardev in chardevs)
+    assert options(qemu(), "-add-fd") == ["fd=CONSOLE,set=1"]
+    others = [chardev for chardev in chardevs if ",path=/dev/fdset/1," not in chardev]
+    assert len(others) == 3
+    assert all(",fd=" in chardev for chardev in others)
+    assert not any("path=" in chardev or "port=" in chardev for chardev in others)
 
 
 def test_the_shell_is_a_second_serial_port_on_our_terminal() -> None:

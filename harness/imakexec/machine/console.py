@@ -7,14 +7,16 @@ only reads, stamps, keeps and hands on.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +26,8 @@ from imakexec.deadline import Deadline
 _LONGEST_LINE = 4096
 _KEPT_LINES = 4000
 _READ_BYTES = 4096
+_PIPE_BYTES = 1 << 20  # what a user may have: /proc/sys/fs/pipe-max-size
+_STOP_SECONDS = 0.5
 # A console that says nothing for this long has said what it had to say.
 _SILENCE_SECONDS = 0.2
 
@@ -129,18 +133,33 @@ class ConsoleLine:
         return f"{self.seconds:11.6f} {self.text}"
 
 
+def console_pipe() -> tuple[FileIO, FileIO]:
+    """What carries the serial port's output: the end to read from, and QEMU's.
+
+    QEMU writes each byte by itself. If there is no room, a kernel waits for 10 ms and goes on
+    (wait_for_lsr, drivers/tty/serial/8250/8250_port.c), and bytes are lost. A socket has room for
+    278 such writes, and the first burst of a boot is some thousand; a pipe packs them.
+    """
+    read, write = os.pipe()
+    try:
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except PermissionError:
+        pass  # the user has all the pages in pipes that are allowed: 64 KiB must do
+    return FileIO(read, "r"), FileIO(write, "w")
+
+
 class Console:
     """Reads the serial port in a thread until its end of file.
 
-    The thread goes on until QEMU closes the port, so that QEMU never blocks on a full socket
-    and the log also holds what a dying guest said last.
+    The thread goes on until QEMU closes the port, so that the pipe is never full and the log also
+    holds what a dying guest said last.
 
     Args:
-        port: our end of the socket pair that is the guest's serial port; owned from now on.
+        port: our end of `console_pipe`; owned from now on.
         log: the file to create: one line each, "seconds text".
     """
 
-    def __init__(self, port: socket.socket, log: Path) -> None:
+    def __init__(self, port: FileIO, log: Path) -> None:
         self._port = port
         self._log = log
         self._began = time.monotonic()
@@ -150,6 +169,7 @@ class Console:
         self._changed = threading.Condition()
         self._count = 0
         self._ended = False
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -176,10 +196,7 @@ class Console:
         """Stop reading, even if QEMU still holds the port, and wait for the thread."""
         if self._thread is not None:
             self.drain(_SILENCE_SECONDS)
-            try:
-                self._port.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # QEMU is gone: the socket is not connected any more
+            self._stopping = True
             self._thread.join()
         self._port.close()
 
@@ -238,16 +255,18 @@ class Console:
     def _read(self, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
         # While QEMU starts: it takes longer than all of our set-up.
         import pexpect  # noqa: PLC0415  # see above
-        from pexpect.socket_pexpect import SocketSpawn  # noqa: PLC0415  # see above
+        from pexpect.fdpexpect import fdspawn  # noqa: PLC0415  # see above
 
-        port: SocketSpawn[bytes] = SocketSpawn(self._port, timeout=None, maxread=_READ_BYTES)
+        port: fdspawn[bytes] = fdspawn(
+            self._port, timeout=_STOP_SECONDS, maxread=_READ_BYTES, use_poll=True
+        )
         # Anchored and bounded, a line at a time: pexpect's search and its buffer are then never
         # larger than a line and a read, where a growing buffer costs quadratic time.
         line = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % ((_LONGEST_LINE,) * 2))
-        patterns = port.compile_pattern_list([line, pexpect.EOF])
-        while port.expect_list(patterns) == 0:
-            assert isinstance(port.match, re.Match)
-            self._take(port.match[0].rstrip(b"\r\n"), log, on_line)
+        patterns = port.compile_pattern_list([line, pexpect.TIMEOUT, pexpect.EOF])
+        while (found := port.expect_list(patterns)) == 0 or (found == 1 and not self._stopping):
+            if isinstance(port.match, re.Match):
+                self._take(port.match[0].rstrip(b"\r\n"), log, on_line)
         if port.before:
             self._take(port.before, log, on_line)
 

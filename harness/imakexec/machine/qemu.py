@@ -15,6 +15,7 @@ import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,7 +25,7 @@ from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.console import Console, ConsoleLine, Severity
+from imakexec.machine.console import Console, ConsoleLine, Severity, console_pipe
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
 from imakexec.machine.monitor import Event, Monitor, MonitorClosed
 from imakexec.machine.swtpm import Swtpm, require_swtpm, start_swtpm, swtpm_argv
@@ -100,7 +101,8 @@ def qemu_argv(config: MachineConfig, descriptors: Descriptors) -> tuple[str, ...
         "-no-reboot", "-S",
         "-kernel", str(config.kernel),
         "-append", config.cmdline,
-        "-chardev", f"socket,id=console,fd={descriptors.console}",
+        "-add-fd", f"fd={descriptors.console},set=1",
+        "-chardev", "file,id=console,path=/dev/fdset/1,append=on",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=monitor,fd={descriptors.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -300,11 +302,11 @@ class Machine:
     def _start(self, stack: ExitStack) -> None:
         self.epochs = Epochs(self.config.token)
         self.swtpm = self._start_swtpm(stack)
-        console, console_end = _pair(stack)
+        console, console_end = map(stack.enter_context, console_pipe())
         monitor, monitor_end = _pair(stack)
         self.channel_socket, channel_end = _pair(stack)
         tpm_end = None if self.swtpm is None else self.swtpm.connection
-        ends = Sockets(console_end, channel_end, monitor_end, tpm_end)
+        ends = Ends(console_end, channel_end, monitor_end, tpm_end)
 
         self.console = Console(console, self.run_dir / "console.log")
         self.watch = stack.enter_context(Watch(self.console, self.epochs.describe))
@@ -324,7 +326,7 @@ class Machine:
             start_swtpm(self.config.banks, templates=self._templates, log=log)
         )
 
-    def _launch(self, stack: ExitStack, ends: Sockets) -> None:
+    def _launch(self, stack: ExitStack, ends: Ends) -> None:
         """Start QEMU; afterwards it alone holds its ends, so that its death is an end of file."""
         self.argv = qemu_argv(self.config, ends.descriptors())
         self._process = stack.enter_context(
@@ -417,17 +419,17 @@ def read_event(event: Event, *, qemu_log: Path) -> Sighting | None:
 
 
 @dataclass(frozen=True)
-class Sockets:
+class Ends:
     """QEMU's ends of its connections."""
 
-    console: socket.socket
+    console: FileIO
     channel: socket.socket
     monitor: socket.socket
     tpm: socket.socket | None
 
-    def all(self) -> tuple[socket.socket, ...]:
+    def all(self) -> tuple[FileIO | socket.socket, ...]:
         """Those that there are."""
-        required = (self.console, self.channel, self.monitor)
+        required: tuple[FileIO | socket.socket, ...] = (self.console, self.channel, self.monitor)
         return required if self.tpm is None else (*required, self.tpm)
 
     def descriptors(self) -> Descriptors:
@@ -453,7 +455,7 @@ def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
 
 @contextmanager
 def _spawn_qemu(
-    argv: Sequence[str], ends: Sockets, log: Path, *, terminal: bool
+    argv: Sequence[str], ends: Ends, log: Path, *, terminal: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run QEMU; with `terminal`, our own one is the guest's shell console meanwhile."""
     fds = [end.fileno() for end in ends.all()]
