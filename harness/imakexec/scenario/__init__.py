@@ -10,6 +10,7 @@ from imakexec.scenario.activity import (
     measure_bytes,
     paths_of_records,
     storm,
+    storm_paths,
 )
 from imakexec.scenario.handover import (
     KEEPS_BUFFER,
@@ -77,5 +78,6 @@ __all__ = [
     "read_list",
     "reading_budget",
     "storm",
+    "storm_paths",
     "take_snapshot",
 ]

@@ -140,7 +140,7 @@ def paths_of_records(size: int, *, folder: str, longest: int = _LONGEST_PATH) ->
     return tuple(stem.ljust(length, "x") for stem, length in zip(stems, lengths, strict=True))
 
 
-def storm(processes: int, *, programs: int = 0) -> str:
+def storm(processes: int, *, programs: int = 0, each: int = 1) -> str:
     """A shell script that starts processes which measure without end, and goes on.
 
     Each writes and reads a new file over and over, so that all of a machine's CPUs wait for the
@@ -148,9 +148,12 @@ def storm(processes: int, *, programs: int = 0) -> str:
 
     Args:
         programs: how many more processes write and execute new programs.
+        each: how many records each process has made when the script goes on, see `storm_paths`.
     """
     return f"""
 mkdir -p /storm
+busybox mkfifo /storm/has-begun
+exec 8<>/storm/has-begun
 for worker in {_words(range(processes))}; do
     (
         i=0
@@ -158,6 +161,7 @@ for worker in {_words(range(processes))}; do
             i=$((i + 1))
             echo "$worker $i" >/storm/$worker.$i
             read -r line </storm/$worker.$i
+            [ $i -ne {each} ] || echo >&8
         done
     ) &
 done
@@ -169,10 +173,20 @@ for worker in {_words(range(programs))}; do
             printf '#!/bin/sh\\nexit 0 # %s %s\\n' $worker $i >/storm/x$worker.$i
             busybox chmod 755 /storm/x$worker.$i
             /storm/x$worker.$i
+            [ $i -ne {each} ] || echo >&8
         done
     ) &
 done
+for worker in {_words(range(processes + programs))}; do
+    read -r line <&8
+done
 """
+
+
+def storm_paths(processes: int, *, programs: int = 0, each: int = 1) -> frozenset[str]:
+    """What a storm with these arguments has measured before anything else is done."""
+    workers = [*range(processes), *(f"x{worker}" for worker in range(programs))]
+    return frozenset(f"/storm/{worker}.{i}" for worker in workers for i in range(1, each + 1))
 
 
 def _words(values: Sequence[int]) -> str:
