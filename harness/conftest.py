@@ -23,7 +23,7 @@ from typing import Self
 import pytest
 from rich.console import Console
 
-from imakexec import job
+from imakexec import job, scenario
 from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
 from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
 from imakexec.attest.handover import CarriedList, HandoverBuffer
@@ -130,14 +130,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def subject_names(config: pytest.Config) -> list[str]:
     """The kernels of this run: the base, with the series if it has one, and the user's own."""
-    names = ["patched", "plain"] if has_series(config) else ["plain"]
+    names = ["patched", "plain"] if has_series(config.getoption("--base")) else ["plain"]
     has_own = config.getoption("--kernel-tree") or config.getoption("--kernel")
     return [*names, "given"] if has_own else names
 
 
-def has_series(config: pytest.Config) -> bool:
-    """Whether there is a series for the base."""
-    return (find_project() / "patches" / f"{config.getoption('--base')}.y").is_dir()
+def has_series(base: str) -> bool:
+    """Whether there is a series for a base."""
+    return (find_project() / "patches" / f"{base}.y").is_dir()
 
 
 def chosen_arch(config: pytest.Config) -> Arch:
@@ -273,7 +273,7 @@ class Kernels:
 
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
         self.base: str = config.getoption("--base")
-        self.has_series = has_series(config)
+        self.has_series = has_series(self.base)
         self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         mutation: Path | None = config.getoption("--mutation")
         self._mutation = () if mutation is None else (mutation.resolve(),)
@@ -324,9 +324,19 @@ class Kernels:
             patches=None, extra_memory_kb=extra_memory_kb, symbols=symbols, further=further
         )
 
-    def source(self, tree: Path | None = None) -> SourceTree:
-        """The unpatched source of the base, or of the user's tree."""
-        wanted = KernelRequest(arch=self._arch, base=self.base, kernel_tree=tree)
+    def of_base(self, base: str) -> KernelRequest:
+        """Have the kernel of any base built, with the series if that has one."""
+        is_ours = has_series(base)
+        has_option = is_ours or has_extra_memory(self.source(base=base).path)
+        return self.request(
+            base=base,
+            patches=None if is_ours else 0,
+            extra_memory_kb=ENOUGH_KB if has_option else None,
+        )
+
+    def source(self, tree: Path | None = None, *, base: str = "") -> SourceTree:
+        """The unpatched source of a base, by default the run's, or of the user's tree."""
+        wanted = KernelRequest(arch=self._arch, base=base or self.base, kernel_tree=tree)
         with self._capture.global_and_fixture_disabled():
             return self._workshop.source(wanted)
 
@@ -660,6 +670,18 @@ def late_refusal(session: Session) -> LateRefusal:
     refusal = session.machine.config.arch.late_refusal
     session.guest.run(["sh", "-c", refusal.prepare], session.budget())
     return refusal
+
+
+def refuse_late(session: Session) -> None:
+    """Fail a load after the segment was added."""
+    refusal = late_refusal(session)
+    scenario.kexec_load_refused(session, image=refusal.image, cmdline=refusal.cmdline)
+    assert any(refusal.says in line for line in scenario.kernel_log(session)), refusal.says
+
+
+def refuse_early(session: Session) -> None:
+    """Fail a load in the kernel before IMA is asked: a folder is no initramfs."""
+    scenario.kexec_load_refused(session, initrd="/")
 
 
 def allow(probe: str) -> str:

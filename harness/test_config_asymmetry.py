@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import ENOUGH_KB, Kernels, Subject, chosen_arch
+from conftest import Kernels, Subject, chosen_arch
 from imakexec import scenario
-from imakexec.kernel.build import KernelRequest
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.trial import Trial
 
@@ -72,7 +71,7 @@ def test_kernel_without_ima(
 def test_other_versions(trial: Trial, subject: Subject, kernels: Kernels) -> None:
     """To a kernel of each other version and back."""
     own = subject.request()
-    others = [kernel_of(kernels, base) for base in BASES if base != kernels.base]
+    others = [kernels.of_base(base) for base in BASES if base != kernels.base]
     route = [kernel for other in others for kernel in (other, own)]
     images = [kernels.build(request) for request in route]
     running = trial.kernel
@@ -89,13 +88,3 @@ def test_other_versions(trial: Trial, subject: Subject, kernels: Kernels) -> Non
             assert info.release == image.release
 
     assert [name for name in trial.names() if name in measured] == measured
-
-
-def kernel_of(kernels: Kernels, base: str) -> KernelRequest:
-    """The kernel of another base, with the series if that has one."""
-    has_series = base == BASES[0]
-    return kernels.request(
-        base=base,
-        patches=None if has_series else 0,
-        extra_memory_kb=ENOUGH_KB if base != "linux-6.12" else None,
-    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import late_refusal, mappings, meminfo_kib
+from conftest import late_refusal, mappings, meminfo_kib, refuse_early, refuse_late
 from imakexec import scenario
 from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite.trial import Trial
@@ -71,14 +71,11 @@ class Loads:
     def fail_late(self) -> None:
         """Fail after the segment was added."""
         self.trial.case |= {"failed load"}
-        refusal = late_refusal(self.trial.session)
-        scenario.kexec_load_refused(
-            self.trial.session, image=refusal.image, cmdline=refusal.cmdline
-        )
+        refuse_late(self.trial.session)
 
     def fail_early(self) -> None:
-        """Fail before IMA is asked: what is loaded is no kernel."""
-        scenario.kexec_load_refused(self.trial.session, image="/init")
+        """Fail before IMA is asked."""
+        refuse_early(self.trial.session)
 
     def _drop(self) -> None:
         if self.waiting is not None:
@@ -139,6 +136,7 @@ def test_the_image_that_waits_is_filled(trial: Trial, sequence: str) -> None:
     load_and_execute(trial, sequence)
 
 
+@pytest.mark.symbols("CRASH_DUMP")
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     "sequence",

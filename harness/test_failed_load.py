@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conftest import OVERFLOW, SHOW_ADDRESSES, late_refusal, mappings
+from conftest import OVERFLOW, SHOW_ADDRESSES, mappings, refuse_early, refuse_late
 from imakexec import scenario
 from imakexec.scenario import NEXT_KERNEL, Session
 from imakexec.suite.room import room_after_load
@@ -39,19 +39,14 @@ done </proc/meminfo
 
 
 def refuse_corrupt(session: Session) -> None:
-    """Fail before IMA is asked: what is loaded is no boot image."""
+    """Fail in kexec-tools: they read the header before the kernel does."""
     session.guest.run(["sh", "-c", _CORRUPT], session.budget())
-    scenario.kexec_load_refused(session, image=CORRUPT)
-
-
-def refuse_late(session: Session) -> None:
-    """Fail after the segment was added."""
-    refusal = late_refusal(session)
-    scenario.kexec_load_refused(session, image=refusal.image, cmdline=refusal.cmdline)
+    says = "Cannot determine the file type"
+    scenario.kexec_load_refused(session, says=says, image=CORRUPT)
 
 
 def refuse_huge(session: Session) -> None:
-    """The same, because the initramfs takes too much memory."""
+    """Fail after the segment was added, because the initramfs takes too much memory."""
     session.guest.run(["sh", "-c", _HUGE], session.budget())
     scenario.kexec_load_refused(session, initrd=HUGE)
 
@@ -64,8 +59,9 @@ def test_a_failed_load_costs_nothing(trial: Trial) -> None:
         room = room_after_load(session, trial.kernel.extra_memory)
         mapped, measured = mappings(session), trial.snapshot("loaded")
         refuse_corrupt(session)
-        trial.claim("a corrupt image changes no mapping", mappings(session) == mapped)
-        trial.claim("a corrupt image is not measured", trial.snapshot("corrupt") == measured)
+        refuse_early(session)
+        trial.claim("an early failure changes no mapping", mappings(session) == mapped)
+        trial.claim("an early failure is not measured", trial.snapshot("early") == measured)
 
         scenario.measure_bytes(session, room.free - ROOM_FOR_MARKERS)
         refuse_late(session)

@@ -71,11 +71,13 @@ class LateRefusal:
         image: the boot image, in the guest.
         cmdline: the command line of the next kernel.
         prepare: a shell script for the guest that makes the image; empty if it is there.
+        says: what the kernel says; empty if it is silent.
     """
 
     image: str
     cmdline: str
     prepare: str = ""
+    says: str = ""
 
 
 @dataclass(frozen=True)

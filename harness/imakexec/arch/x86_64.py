@@ -70,7 +70,7 @@ X86_64 = Arch(
     true_delays="lpj=10000000",
     handover=HandoverPlace(False, _SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
     # Its command line is too long for it (bzImage64_load, arch/x86/kernel/kexec-bzimage64.c).
-    late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100),
+    late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100, says="Kernel command line too long"),
     lacks=MappingProxyType({}),
     kexec=KexecObjects(
         "x86_64", (("KEXEC_CORE", "arch/x86/kernel/machine_kexec_64.o"), *_KEXEC_OBJECTS)

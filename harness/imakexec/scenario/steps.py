@@ -191,22 +191,30 @@ def put_next_kernel(session: Session, image: Path) -> None:
 
 
 def kexec_load_refused(
-    session: Session, *, image: str = NEXT_KERNEL, initrd: str = NEXT_INITRD, cmdline: str = "x"
+    session: Session,
+    *,
+    says: str = "kexec_file_load",
+    image: str = NEXT_KERNEL,
+    initrd: str = NEXT_INITRD,
+    cmdline: str = "x",
 ) -> None:
-    """Try a load by kexec_file_load(2) that the kernel must refuse; what waits goes on waiting.
+    """Try a load by kexec_file_load(2) that must be refused; what waits goes on waiting.
 
     Args:
+        says: what kexec-tools must say. They name the system call if it was the kernel that
+            refused; what they take for no kernel themselves it never sees.
         image: the boot image, in the guest.
         initrd: the initramfs, in the guest.
         cmdline: the command line of the next kernel.
 
     Raises:
-        GuestFailure: the kernel took it.
+        GuestFailure: it was not, or for another reason.
     """
     command = ["kexec", "-s", "-l", image, f"--initrd={initrd}", f"--command-line={cmdline}"]
-    if session.guest.run(command, session.budget(2), check=False).code == 0:
+    result = session.guest.run(command, session.budget(2), check=False)
+    if result.code == 0 or says not in result.text:
         raise GuestFailure(
-            f"the kernel took {image}, which it must refuse",
+            f"{says!r} was due of a load of {image}: exit status {result.code}, {result.text!r}",
             where=str(session.machine.console.path),
             remedy="see kexec_file_load() of the kernel under test",
         )
