@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A cold boot is told from a kexec by the TPM's counters, whatever the list looks like."""
+"""Scenario 24: a cold boot is told from a kexec by the TPM's counters, whatever the list is."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+import pytest
 
 from conftest import Lab, positions
 from imakexec import scenario
 from imakexec.attest import Reason, Verdict, judge
 from imakexec.attest.power import TransitionKind
 from imakexec.kernel.build import KernelRequest
+
+pytestmark = pytest.mark.scenario(24)
 
 
 def test_a_cold_reset_is_not_taken_for_a_kexec(lab: Lab, patched: KernelRequest) -> None:

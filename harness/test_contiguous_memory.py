@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import Subject, meminfo_kib
+from conftest import Subject, mappings, meminfo_kib
 from imakexec import scenario
 from imakexec.suite.trial import Trial
 
@@ -37,6 +37,7 @@ def test_segments_in_contiguous_memory(
         taken = before - meminfo_kib(session, "CmaFree")
         if taken < LEAST_KIB:
             pytest.skip(f"the load took {taken} KiB of CMA: its segments are elsewhere")
+        assert not mappings(session), "the segment of the list has pages of its own"
         measured = scenario.generate_activity(session, RECORDS)
         trial.execute(loaded)
 

@@ -31,6 +31,9 @@ pytestmark = pytest.mark.scenario(19)
 
 PAGE = 4096
 
+SLOW_START = "initcall_debug ignore_loglevel"
+"""The next kernel says each step on its way to IMA: a busy host has more time to stop it there."""
+
 # Where in the header they are: see imakexec.attest.handover.
 VERSION, SIZE, COUNT = 0, 8, 16
 
@@ -213,7 +216,7 @@ def execute_damaged(trial: Trial, ram: Path, damage: Damage) -> None:
     with trial.running(ram=ram) as session:
         scenario.generate_activity(session, 5)
         log = trial.snapshot("before-load")
-        loaded = trial.load()
+        loaded = trial.load(append=SLOW_START)
         with at_next_kernel(session, lambda: damage_buffers(ram, log, damage)):
             trial.execute(loaded)
 
@@ -231,8 +234,7 @@ def nightly(damages: dict[Damage, str], *by_day: Damage) -> list[object]:
 @pytest.mark.parametrize(("damage", "says"), nightly(LOSES_ALL, another_version))
 def test_a_damage_that_loses_the_list(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
     trial.allow(says, NOT_RESTORED)
-    trial.expect_loss("nothing is restored from such a buffer")
-    trial.waive(Oracle.BOOTS, because="the earlier boot is lost with the list")
+    trial.expect_loss("nothing is restored from such a buffer", of_all=True)
     execute_damaged(trial, ram, damage)
     trial.claim("the kernel says it", says in trial.console and NOT_RESTORED in trial.console)
     trial.claim("a list of its own", trial.names().count("boot_aggregate") == 1)
@@ -242,8 +244,7 @@ def test_a_damage_that_loses_the_list(trial: Trial, ram: Path, damage: Damage, s
 def test_a_size_with_which_the_end_comes_before_the_start(trial: Trial, ram: Path) -> None:
     trial.case |= {"address wraps"}
     trial.allow(NOT_RESTORED)
-    trial.expect_loss("nothing is restored from such a buffer")
-    trial.waive(Oracle.BOOTS, because="the earlier boot is lost with the list")
+    trial.expect_loss("nothing is restored from such a buffer", of_all=True)
     execute_damaged(trial, ram, most_bytes)
     trial.claim("the kernel says it", NOT_RESTORED in trial.console)
     trial.claim("a list of its own", trial.names().count("boot_aggregate") == 1)

@@ -22,10 +22,10 @@ from imakexec.scenario.signing import TRUSTED_KEYS, SigningKey, set_signature, t
 from imakexec.suite.defects import LISTED
 from imakexec.suite.trial import Trial
 
-pytestmark = [
-    pytest.mark.scenario(25),
-    pytest.mark.symbols("SECURITY_LOCKDOWN_LSM", "IMA_APPRAISE"),
-]
+pytestmark = [pytest.mark.scenario(25), pytest.mark.symbols("IMA_WRITE_POLICY")]
+
+APPRAISES = pytest.mark.symbols("IMA_APPRAISE")
+LOCKS_DOWN = pytest.mark.symbols("SECURITY_LOCKDOWN_LSM")
 
 POLICY = "/sys/kernel/security/ima/policy"
 MEASURE_INPUTS = """
@@ -124,6 +124,7 @@ def assert_refused(trial: Trial, result: Result, error: int) -> None:
     trial.claim("nothing loaded", loaded == b"0\n", loaded)
 
 
+@APPRAISES
 @pytest.mark.parametrize("option", ["-s", "-c"])
 def test_image_without_a_signature_is_refused_by_appraisal(trial: Trial, option: str) -> None:
     """What comes from memory cannot have one."""
@@ -150,6 +151,7 @@ def test_conditions_on_the_command_line_are_heeded_or_refused(trial: Trial) -> N
     ]
 
 
+@LOCKS_DOWN
 @pytest.mark.parametrize(("option", "call"), [("-c", "kexec_load"), ("-s", "kexec_file_load")])
 def test_load_that_nothing_can_check_is_refused_by_lockdown(
     trial: Trial, option: str, call: str
@@ -168,6 +170,8 @@ def checking(subject: Subject, tmp_path: Path) -> KernelRequest:
     return subject.request(symbols=CHECKS_SIGNATURES, further=(patch,))
 
 
+@APPRAISES
+@LOCKS_DOWN
 @pytest.mark.nightly  # it takes a kernel of its own
 @pytest.mark.parametrize("rule", ["", WANT_SIGNATURE], ids=["lockdown", "appraisal that only logs"])
 def test_image_without_a_signature_is_refused_by_lockdown(
@@ -179,6 +183,8 @@ def test_image_without_a_signature_is_refused_by_lockdown(
         assert_refused(trial, try_load(trial, "-s"), errno.EPERM)
 
 
+@APPRAISES
+@LOCKS_DOWN
 @pytest.mark.nightly
 def test_image_with_a_signature_is_loaded(trial: Trial, checking: KernelRequest) -> None:
     """Under lockdown, which relies on the rule; but not with a signature that is another's."""

@@ -44,6 +44,7 @@ def test_the_mapping_goes_with_the_image(trial: Trial) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.symbols("PAGE_POISONING")
 def test_pages_that_are_free_again_are_left_alone(trial: Trial) -> None:
     """The second legacy image takes the pages that the first one has made free."""
     trial.case |= {"legacy", "pages reused"}
@@ -57,6 +58,7 @@ def test_pages_that_are_free_again_are_left_alone(trial: Trial) -> None:
         trial.execute(legacy)
 
 
+@pytest.mark.symbols("PAGE_POISONING")
 def test_a_legacy_image_is_executed_without_a_list(trial: Trial) -> None:
     """What was loaded before it must not be filled in its place."""
     trial.case |= {"legacy"}

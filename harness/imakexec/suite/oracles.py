@@ -24,7 +24,7 @@ from imakexec.suite.readings import Reading
 # A boot may take this much longer than the first one did, and each record that it restores.
 _SLOWER = 5.0
 _SLOWER_SECONDS = 10.0
-_RECORD_SECONDS = 0.002
+_RECORD_SECONDS = 0.0005
 
 
 class Oracle(StrEnum):
