@@ -110,7 +110,7 @@ def options_of(argv: tuple[str, ...]) -> dict[str, str]:
 def test_the_bare_machine_is_the_main_job_s_without_its_connections() -> None:
     bare = options_of(bare_argv(config(), parameters="x=1", console=Path("/log"), tpm=7))
     full = options_of(qemu_argv(config(), PLACEHOLDERS))
-    assert full.keys() - bare.keys() == {"-S", "-mon"}
+    assert full.keys() - bare.keys() == {"-S", "-add-fd", "-mon"}
     assert bare.keys() <= full.keys()
     differing = {name for name in bare if bare[name] != full[name]}
     assert differing <= {"-append", "-chardev", "-no-reboot"}
