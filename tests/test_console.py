@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import os
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -192,6 +194,24 @@ def test_an_end_that_stays_open_is_left_alone(tmp_path: Path) -> None:
         watched.close()
         assert time.monotonic() - began < 2
     assert [line.text for line in seen] == ["no newline"]
+
+
+def test_an_end_that_writes_for_ever_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imakexec.machine.console._LAST_WORDS_SECONDS", 0.2)
+    ours, guest = console_pipe()
+    watched = Console(ours, tmp_path / "console.log")
+    watched.start(lambda _line: None, lambda _error: None)
+    with subprocess.Popen(["yes"], stdout=guest) as flood:
+        watched.drain(0.5)
+        closing = threading.Thread(target=watched.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        stopped = not closing.is_alive()
+        flood.kill()
+    guest.close()
+    assert stopped
 
 
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ _KEPT_LINES = 4000
 _READ_BYTES = 4096
 _PIPE_BYTES = 1 << 20  # what a user may have: /proc/sys/fs/pipe-max-size
 _STOP_SECONDS = 0.5
+# For what is in the pipe when QEMU has ended; one that cannot be killed may write for ever.
+_LAST_WORDS_SECONDS = 10.0
 # A console that says nothing for this long has said what it had to say.
 _SILENCE_SECONDS = 0.2
 
@@ -169,7 +171,7 @@ class Console:
         self._changed = threading.Condition()
         self._count = 0
         self._ended = False
-        self._stopping = False
+        self._stopping: Deadline | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -196,7 +198,7 @@ class Console:
         """Stop reading, even if QEMU still holds the port, and wait for the thread."""
         if self._thread is not None:
             self.drain(_SILENCE_SECONDS)
-            self._stopping = True
+            self._stopping = Deadline.after(_LAST_WORDS_SECONDS)
             self._thread.join()
         self._port.close()
 
@@ -264,9 +266,11 @@ class Console:
         # larger than a line and a read, where a growing buffer costs quadratic time.
         line = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % ((_LONGEST_LINE,) * 2))
         patterns = port.compile_pattern_list([line, pexpect.TIMEOUT, pexpect.EOF])
-        while (found := port.expect_list(patterns)) == 0 or (found == 1 and not self._stopping):
+        while port.expect_list(patterns) < 2 and not (self._stopping and self._stopping.expired):
             if isinstance(port.match, re.Match):
                 self._take(port.match[0].rstrip(b"\r\n"), log, on_line)
+            elif self._stopping:
+                break
         if port.before:
             self._take(port.before, log, on_line)
 
