@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import reprlib
 from collections.abc import Callable
@@ -110,6 +111,14 @@ class Value:
         if self.value.bit_length() > _NUMBER_BITS:
             raise self.wrong(f"a whole number of up to {_NUMBER_BITS} bits expected")
         return self.value
+
+    def number(self) -> float:
+        """A finite number from 0."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.wrong("a number expected")
+        if not 0 <= self.value < math.inf:
+            raise self.wrong("a finite number from 0 expected")
+        return float(self.value)
 
     def boolean(self) -> bool:
         """True or false."""

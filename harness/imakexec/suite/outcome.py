@@ -15,8 +15,8 @@ class Outcome(StrEnum):
     """Known defects of the kernel have shown, and nothing else."""
     SKIP = "skip"
     FAIL = "fail"
-    ERROR = "error"
-    """The host failed: nothing is said about the kernel."""
+    INFRA = "infra"
+    """The host failed, or the test itself: nothing is said about the kernel."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _outcome(report: pytest.TestReport) -> Outcome:
     if report.outcome == "skipped":
         return Outcome.KNOWN if hasattr(report, "wasxfail") else Outcome.SKIP
     if report.outcome == "failed":
-        return Outcome.ERROR if report.when == "setup" else Outcome.FAIL
+        return Outcome.INFRA if report.when == "setup" else Outcome.FAIL
     return Outcome.PASS
 
 
