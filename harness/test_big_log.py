@@ -81,7 +81,7 @@ def test_many_records_where_the_kernel_chooses_its_place(trial: Trial, subject: 
 def test_less_than_half_of_memory(trial: Trial, percent: int) -> None:
     """There may be no room for the list and its segment at once: then the load says so."""
     require_little_memory(trial)
-    trial.allow(NO_ROOM)
+    trial.allow(NO_ROOM, because="there need not be room for the list and its segment")
     handed = []
     with trial.running(tpm=False, memory_mib=LITTLE_MIB) as session:
         path, count = fill_memory(session, percent)

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Kernels, Subject, chosen_arch
 from imakexec import scenario
+from imakexec.machine.complaint import complaint_lines
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.trial import Trial
 
@@ -58,7 +59,7 @@ def test_kernel_without_ima(
     with trial.running(next_kernel=dropping.image) as session:
         scenario.generate_activity(session, RECORDS)
         trial.execute(trial.load(chain=True), has_list=False)
-        said = scenario.complaints(scenario.kernel_log(session))
+        said = complaint_lines(scenario.kernel_log(session))
         scenario.put_next_kernel(session, kernels.build(subject.request()).image)
         trial.execute(trial.load())
 

@@ -44,7 +44,7 @@ echo "${device##*/}" >"$device/driver/unbind"
 )
 def test_an_end_that_is_no_kexec(trial: Trial, command: str, how: Expected) -> None:
     if how is Expected.PANIC:
-        trial.allow(*SYSRQ_PANIC)
+        trial.allow(*SYSRQ_PANIC, because="the kernel is told to panic")
     with trial.running() as session:
         trial.load()
         room = room_after_load(session, trial.kernel.extra_memory)
@@ -89,7 +89,7 @@ def test_a_machine_without_a_tpm(trial: Trial) -> None:
 
 def test_a_tpm_that_is_removed_before_the_kexec(trial: Trial) -> None:
     trial.case |= {"TPM removed"}
-    trial.allow(NOT_EXTENDED)
+    trial.allow(NOT_EXTENDED, because="the TPM is not there any more")
     trial.waive(Oracle.REPLAY, Oracle.COUNTER, because="a TPM that is not there is not extended")
     with trial.running() as session:
         session.guest.tpm_close(session.budget())

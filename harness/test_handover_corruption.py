@@ -262,7 +262,7 @@ def test_a_damage_that_loses_records(trial: Trial, ram: Path, damage: Damage, sa
 def test_a_damage_that_loses_nothing(trial: Trial, ram: Path, damage: Damage, says: str) -> None:
     """A count that is too large by itself is noticed by nobody: the list ends where it ended."""
     if says:
-        trial.allow(says, NOT_RESTORED)
+        trial.allow(says, NOT_RESTORED, because="the end of the damaged list is noticed")
     execute_damaged(trial, ram, damage)
     if says:
         trial.claim("the kernel says it", says in trial.console)

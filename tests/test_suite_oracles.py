@@ -21,6 +21,7 @@ from imakexec.suite.oracles import (
     boot_findings,
     count_findings,
     counter_findings,
+    find_said,
     leak_findings,
     message_findings,
     padded_replay_findings,
@@ -64,7 +65,9 @@ def test_a_healthy_run_has_no_findings() -> None:
     assert wrong(violation_findings([*HEALTHY, reading([*SECOND, VIOLATION])])) == []
     assert wrong(counter_findings(HEALTHY, STEP)) == []
     assert wrong(time_findings(1.0, [Hop(epoch=1, seconds=2.0, records=10)])) == []
-    assert wrong(message_findings("   1.000000 [    0.1] ima: Allocated hash\n", ())) == []
+    assert (
+        wrong(message_findings(find_said("   1.000000 [    0.1] ima: Allocated hash\n", {}))) == []
+    )
 
 
 @pytest.mark.parametrize("verdict", [Verdict.OUT_OF_SYNC, Verdict.TRUNCATED, Verdict.TAMPERED])
@@ -187,9 +190,11 @@ def test_an_extend_that_has_no_record() -> None:
 )
 def test_a_message_that_no_healthy_kernel_prints(line: str) -> None:
     console = f"   1.000000 [    0.100000] {line}\n   1.100000 [    0.200000] fine\n"
-    [finding] = message_findings(console, ())
+    [finding] = message_findings(find_said(console, {}))
     assert line in finding.what
-    assert wrong(message_findings(console, (line[:12],))) == []
+    [allowed] = find_said(console, {line[:12]: "it is told to"})
+    assert allowed.because == "it is told to"
+    assert wrong(message_findings([allowed])) == []
 
 
 def test_memory_that_is_lost() -> None:

@@ -36,7 +36,7 @@ from imakexec.job import JobOptions, Prepared, Workshop, machine_config, tool_ve
 from imakexec.kernel.build import KernelRequest
 from imakexec.kernel.guest_image import GuestImage
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.console import find_banner
+from imakexec.machine.complaint import find_banner
 from imakexec.machine.qemu import MachineConfig
 from imakexec.machine.swtpm import start_swtpm
 from imakexec.progress import Progress

@@ -22,10 +22,11 @@ from imakexec.handover_meter import (
 from imakexec.job import JobOptions, Prepared, kernel_cmdline, machine_config
 from imakexec.kernel.build import KernelRequest
 from imakexec.machine.accelerator import Accelerator
+from imakexec.machine.complaint import complaint_lines
 from imakexec.machine.guest import TOKEN_PARAMETER, BootInfo, Guest
 from imakexec.machine.qemu import Machine, MachineConfig
 from imakexec.progress import Step
-from imakexec.scenario import complaints, new_token
+from imakexec.scenario import new_token
 from imakexec.scenario.handover import find_handover_buffer
 from imakexec.scenario.steps import MEASUREMENTS, NEXT_INITRD, NEXT_KERNEL
 
@@ -277,7 +278,7 @@ def require_no_complaint(lines: Iterable[str]) -> None:
     Raises:
         GuestFailure: one did.
     """
-    said = [line for line in complaints(lines) if _EXPECTED_COMPLAINT not in line]
+    said = [line for line in complaint_lines(lines) if _EXPECTED_COMPLAINT not in line]
     if said:
         raise GuestFailure(
             "a kernel complained of the hand-over that was to be measured",

@@ -34,6 +34,7 @@ from imakexec.kernel.cache import Cache
 from imakexec.kernel.guest_image import GuestImage, build_guest_image
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
+from imakexec.machine.complaint import complaint_lines
 from imakexec.machine.console import ConsoleLine
 from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
 from imakexec.machine.qemu import Machine, MachineConfig, require_programs, require_uefi
@@ -452,7 +453,7 @@ def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tu
     with progress.step("quote, read the log, quote"):
         scenario.take_snapshot(session, "after", quote_after=True)
         said = scenario.kernel_log(session)
-    return loaded.complaints + scenario.complaints(said)
+    return loaded.complaints + complaint_lines(said)
 
 
 def record_complaints(session: Session, complaints: Sequence[str]) -> None:

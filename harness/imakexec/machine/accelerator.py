@@ -25,7 +25,7 @@ from imakexec import options, process
 from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
-from imakexec.machine.console import find_banner
+from imakexec.machine.complaint import find_banner
 
 PROBE_SECONDS = 3.0
 """How long a guest may take to its banner under KVM; 0.1 to 0.2 s are usual."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The guest's first serial port, as evidence: read only, from byte 0, every line with its time.
 
-What a line means is decided by pure functions over the table `PATTERNS`; the thread in `Console`
-only reads, stamps, keeps and hands on.
+What a line means is decided by the pure functions of `complaint`; the thread in `Console` only
+reads, stamps, keeps and hands on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 from typing import TextIO
 
 from imakexec.deadline import Deadline
+from imakexec.machine.complaint import Pattern, classify, find_banner
 
 # A line longer than this is cut: a guest that writes no newline must not fill our memory.
 _LONGEST_LINE = 4096
@@ -32,79 +32,6 @@ _STOP_SECONDS = 0.5
 _LAST_WORDS_SECONDS = 10.0
 # A console that says nothing for this long has said what it had to say.
 _SILENCE_SECONDS = 0.2
-
-
-class Severity(StrEnum):
-    """How bad a kernel message is."""
-
-    FATAL = "fatal"
-    """The kernel cannot be trusted to go on: every wait ends."""
-    SUSPICIOUS = "suspicious"
-    """The run goes on; whoever judges it must look at the message."""
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """One kind of kernel message.
-
-    Attributes:
-        name: what it is called in reports.
-        severity: see `Severity`.
-        expression: searched at the start of a message, after any time stamp and caller id.
-        is_panic: whether the kernel is dead with it.
-    """
-
-    name: str
-    severity: Severity
-    expression: str
-    is_panic: bool = False
-
-
-# The first that matches wins. Spellings are those of x86, arm64 and powerpc: lib/dump_stack.c,
-# kernel/panic.c, kernel/hung_task.c, kernel/rcu/tree_stall.h, arch/*/mm/fault.c,
-# arch/*/kernel/traps.c.
-PATTERNS: tuple[Pattern, ...] = (
-    Pattern("panic", Severity.FATAL, r"Kernel panic - not syncing", is_panic=True),
-    # A loaded host stops a guest's CPU as well as a kernel bug does.
-    Pattern("soft lockup", Severity.SUSPICIOUS, r"(watchdog: )?BUG: soft lockup"),
-    Pattern("workqueue lockup", Severity.SUSPICIOUS, r"BUG: workqueue lockup"),
-    Pattern("kernel bug", Severity.FATAL, r"kernel BUG at "),
-    Pattern("bug report", Severity.FATAL, r"BUG: "),
-    Pattern("bad access", Severity.FATAL, r"Unable to handle kernel |Unhandled fault:"),
-    Pattern("oops", Severity.FATAL, r"(Internal error: )?Oops( -|:)|Internal error: "),
-    Pattern(
-        "bad trap",
-        Severity.FATAL,
-        r"(general protection fault|invalid opcode|double fault|stack segment)\b[^\[]*"
-        r"(:|\[#)",
-    ),
-    Pattern("hard lockup", Severity.FATAL, r"(NMI )?[Ww]atchdog:? .*hard LOCKUP"),
-    Pattern("stack overflow", Severity.FATAL, r"(Insufficient stack space|Kernel stack overflow)"),
-    Pattern("RCU stall", Severity.SUSPICIOUS, r"rcu: INFO: .*(self-)?detected.* stall"),
-    Pattern("hung task", Severity.SUSPICIOUS, r"INFO: task .* blocked for more than \d+ seconds"),
-    Pattern("lockdep report", Severity.SUSPICIOUS, r"INFO: (possible|inconsistent) .*lock"),
-    Pattern("warning", Severity.SUSPICIOUS, r"WARNING: "),
-    Pattern("UBSAN report", Severity.SUSPICIOUS, r"UBSAN: "),
-    Pattern("TPM timeout", Severity.SUSPICIOUS, r"tpm tpm\d+: .*[Tt]imed [Oo]ut"),
-    Pattern("slab corruption", Severity.SUSPICIOUS, r"={10,}\s*BUG |Slab corruption"),
-)
-
-# "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] ", or nothing. A message
-# can follow what a process wrote without a newline, so the stamp need not start the line.
-_MESSAGE_START = r"(?:^|\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? )"
-_COMPILED = tuple((p, re.compile(_MESSAGE_START + f"(?:{p.expression})")) for p in PATTERNS)
-_BANNER = re.compile(_MESSAGE_START + r"(Linux version \d\S* .*)")
-
-
-def classify(text: str) -> Pattern | None:
-    """The first of `PATTERNS` that the console line matches."""
-    return next((pattern for pattern, regex in _COMPILED if regex.search(text)), None)
-
-
-def find_banner(text: str) -> str | None:
-    """The kernel's `linux_banner` (init/version.c) in a console line, without its time stamp."""
-    match = _BANNER.search(text)
-    return match.group(1) if match else None
 
 
 @dataclass(frozen=True)
@@ -167,7 +94,6 @@ class Console:
         self._began = time.monotonic()
         self._last = 0.0
         self._tail: deque[ConsoleLine] = deque(maxlen=_KEPT_LINES)
-        self._suspicious: list[ConsoleLine] = []
         self._changed = threading.Condition()
         self._count = 0
         self._ended = False
@@ -217,11 +143,6 @@ class Console:
         """The lines from number `since` on, as far back as they are kept (some thousands)."""
         with self._changed:
             return tuple(line for line in self._tail if line.number >= since)
-
-    def suspicious(self) -> tuple[ConsoleLine, ...]:
-        """Every line so far that matched a pattern that is not fatal."""
-        with self._changed:
-            return tuple(self._suspicious)
 
     @property
     def silent_for(self) -> float:
@@ -280,8 +201,6 @@ class Console:
         with self._changed:
             self._last = line.seconds
             self._tail.append(line)
-            if line.pattern is not None and line.pattern.severity is Severity.SUSPICIOUS:
-                self._suspicious.append(line)
             self._count += 1
             self._changed.notify_all()
         on_line(line)

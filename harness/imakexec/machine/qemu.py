@@ -25,7 +25,8 @@ from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.console import Console, ConsoleLine, Severity, console_pipe
+from imakexec.machine.complaint import Severity
+from imakexec.machine.console import Console, ConsoleLine, console_pipe
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
 from imakexec.machine.monitor import Event, Monitor, MonitorClosed
 from imakexec.machine.swtpm import Swtpm, require_swtpm, start_swtpm, swtpm_argv

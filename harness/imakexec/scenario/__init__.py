@@ -19,7 +19,6 @@ from imakexec.scenario.handover import (
     read_handover_buffer,
 )
 from imakexec.scenario.leaks import find_leaks
-from imakexec.scenario.messages import FORBIDDEN, complaints
 from imakexec.scenario.session import Session
 from imakexec.scenario.steps import (
     MEASUREMENTS,
@@ -45,7 +44,6 @@ from imakexec.scenario.steps import (
 )
 
 __all__ = [
-    "FORBIDDEN",
     "KEEPS_BUFFER",
     "LONG_PATHS",
     "MEASUREMENTS",
@@ -56,7 +54,6 @@ __all__ = [
     "Session",
     "boot",
     "cold_reset",
-    "complaints",
     "crash",
     "end",
     "find_handover_buffer",

@@ -18,9 +18,9 @@ from pathlib import Path
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
 from imakexec.evidence import Boot, BootKind, QuoteRecord, Snapshot
+from imakexec.machine.complaint import complaint_lines
 from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo
 from imakexec.machine.watch import Expected
-from imakexec.scenario.messages import complaints
 from imakexec.scenario.session import FIRST_BOOT_SECONDS, Session
 
 NEXT_KERNEL = "/boot/next/kernel"
@@ -179,7 +179,7 @@ def kexec_load(
     )
     if how is not Load.CRASH:
         session.machine.epochs.loaded()
-    return LoadedKernel(cmdline, token, complaints(kernel_log(session)))
+    return LoadedKernel(cmdline, token, complaint_lines(kernel_log(session)))
 
 
 def put_next_kernel(session: Session, image: Path) -> None:

@@ -21,6 +21,7 @@ from imakexec.errors import ImaKexecError
 from imakexec.job import JobOptions, Prepared, Workshop
 from imakexec.kernel.build import KernelImage, KernelRequest
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice
+from imakexec.machine.complaint import complaint_lines
 from imakexec.scenario import LoadedKernel, Session
 from imakexec.series.cells import Cell
 from imakexec.series.promises import Seen, list_faults, promise_of, verdict_faults, verdict_words
@@ -133,7 +134,7 @@ class BootChecks:
             scenario.take_snapshot(session, "before-execute")
             scenario.kexec_execute(session, loads.loaded, banner=prepared.next_banner)
             log = scenario.take_snapshot(session, "after", quote_after=True)
-            said = scenario.complaints(scenario.kernel_log(session))
+            said = complaint_lines(scenario.kernel_log(session))
             complaints = loads.loaded.complaints + said
             job.record_complaints(session, complaints)
         return Seen(

@@ -7,7 +7,7 @@ wrong, under the name of the demand that it breaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -16,10 +16,11 @@ from imakexec.attest import Judgement, MeasurementLog, Reason, Verdict, replay
 from imakexec.attest.boot_aggregate import BootAggregateState, find_boot_aggregates
 from imakexec.attest.crosscheck import check_ascii, check_binary
 from imakexec.attest.replay import IMA_PCR
+from imakexec.errors import printable
 from imakexec.evidence import Snapshot
-from imakexec.machine.console import classify
-from imakexec.scenario import complaints
+from imakexec.machine.complaint import find_complaints
 from imakexec.suite.readings import Reading
+from imakexec.suite.result import Complaint
 
 # A boot may take this much longer than the first one did, and each record that it restores.
 _SLOWER = 5.0
@@ -228,20 +229,31 @@ def violation_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
             )
 
 
-def message_findings(console: str, allowed: Sequence[str]) -> Iterator[Finding]:
-    """O6.
+def find_said(console: str, allowed: Mapping[str, str]) -> Iterator[Complaint]:
+    """What kernels have said that no healthy one says.
 
     Args:
         console: of all boots.
-        allowed: what a line may hold though it is forbidden elsewhere.
+        allowed: what the first line of a complaint may hold here, with the reason.
     """
-    for line in console.splitlines():
-        # Behind the time of the host, see ConsoleLine.
-        said = line.lstrip().partition(" ")[2]
-        if any(text in said for text in allowed):
-            continue
-        if complaints([said]) or classify(said) is not None:
-            yield Finding(Oracle.MESSAGES, said)
+    # Behind the time of the host, see ConsoleLine.
+    lines = [line.lstrip().partition(" ")[2] for line in console.splitlines()]
+    for found in find_complaints(lines):
+        yield Complaint(
+            name=found.pattern.name,
+            boot=found.boot,
+            line=printable(found.first),
+            fingerprint=found.fingerprint,
+            because=next((allowed[text] for text in allowed if text in found.first), ""),
+        )
+
+
+def message_findings(said: Iterable[Complaint]) -> Iterator[Finding]:
+    """O6."""
+    for complaint in said:
+        if not complaint.because:
+            where = f" [{complaint.fingerprint}]" if complaint.fingerprint else ""
+            yield Finding(Oracle.MESSAGES, f"{complaint.line}{where}")
 
 
 def counter_findings(readings: Sequence[Reading], per_record: int) -> Iterator[Finding]:

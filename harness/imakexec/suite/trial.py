@@ -26,6 +26,7 @@ from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
 from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.readings import Reading, take_reading
+from imakexec.suite.result import Complaint
 
 SYSRQ_PANIC = ("sysrq triggered crash",)
 """What a kernel says when it is told to panic."""
@@ -69,7 +70,7 @@ class Trial:
     boot_seconds: float = field(init=False, default=1.0)
     hops: list[Hop] = field(default_factory=list)
     _readings: list[Reading] = field(default_factory=list)
-    _allowed: list[str] = field(default_factory=list)
+    _allowed: dict[str, str] = field(default_factory=dict)
     _loss: str = ""
     _starts_anew: bool = False
     _anew_in: int | None = None
@@ -83,9 +84,13 @@ class Trial:
 
     # What a test says before or while it runs.
 
-    def allow(self, *texts: str) -> None:
-        """Let kernels say what holds one of these texts: here it is what they must say."""
-        self._allowed += texts
+    def allow(self, *texts: str, because: str = "") -> None:
+        """Let kernels say what holds one of these texts: here it is what they must say.
+
+        Args:
+            because: why; if it is left out, because of the loss that is expected.
+        """
+        self._allowed |= dict.fromkeys(texts, because)
 
     def expect_loss(
         self,
@@ -152,7 +157,7 @@ class Trial:
             self._first_uptime = scenario.boot(session).uptime
             self.boot_seconds = session.boot_seconds
             if not session.has_tpm:
-                self.allow(BYPASS)
+                self.allow(BYPASS, because="the machine has no TPM")
             else:
                 self._per_record = session.tpm.counter_step(session.budget(), banks=session.banks)
             self.snapshot("boot")
@@ -212,7 +217,7 @@ class Trial:
 
     def panic(self, crash_kernel: LoadedKernel) -> BootInfo:
         """Take a snapshot, have the kernel panic, and take one in the crash kernel."""
-        self.allow(*SYSRQ_PANIC)
+        self.allow(*SYSRQ_PANIC, because="the kernel is told to panic")
         return self._hop(lambda: scenario.crash(self.session, crash_kernel), at_rest=True)
 
     def _hop(self, go: Callable[[], None], *, at_rest: bool, has_list: bool = True) -> BootInfo:
@@ -297,6 +302,12 @@ class Trial:
         return (self.folder / "console.log").read_text(errors="replace")
 
     @property
+    def complaints(self) -> tuple[Complaint, ...]:
+        """What the kernels have said that no healthy one says, with what is allowed here."""
+        allowed = {text: because or self._loss for text, because in self._allowed.items()}
+        return tuple(oracles.find_said(self.console, allowed))
+
+    @property
     def evidence(self) -> Evidence:
         """The evidence folder."""
         return Evidence.load(self.folder)
@@ -309,7 +320,7 @@ class Trial:
             *oracles.boot_findings(self.judgement, self._readings, self._starts),
             *oracles.count_findings(self._readings, self._padded),
             *oracles.violation_findings(self._readings),
-            *oracles.message_findings(self.console, self._allowed),
+            *oracles.message_findings(self.complaints),
             *oracles.time_findings(self._first_uptime, self.hops),
         ]
         lost = list(oracles.prefix_findings(self._readings))
@@ -358,7 +369,7 @@ class Trial:
     def died(self, failure: GuestFailure) -> None:
         """The machine is gone because the guest failed: what is left is what the kernels said."""
         self.findings.append(Finding(Oracle.ALIVE, failure.what))
-        self.findings += oracles.message_findings(self.console, self._allowed)
+        self.findings += oracles.message_findings(self.complaints)
 
     @property
     def may_die(self) -> bool:
