@@ -38,6 +38,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, validators
 from list_writer import BANKS, ENTRIES, ORDERS, Entry, Order, ascii_list, entry, handover, pack
 from small_list import small_list
+from suite_maker import RUN
 
 from imakexec import cli
 from imakexec.attest import Judgement
@@ -62,12 +63,14 @@ from imakexec.evidence import (
     Snapshot,
 )
 from imakexec.machine.accelerator import Accelerator
+from imakexec.machine.watch import Cause
 from imakexec.options import Policy
 from imakexec.report import mutations, series
 from imakexec.report.machine import error_document, judgement_document
 from imakexec.series.cells import Status
 from imakexec.series.mutate import Fate
 from imakexec.sizing import Caveat, Question, size_growth
+from imakexec.suite.outcome import Outcome
 
 PROJECT = Path(__file__).parent.parent
 SCHEMAS: Mapping[str, dict[str, Any]] = {
@@ -190,6 +193,10 @@ def named(schema: str, *path: str) -> list[object]:
         (named("bench-roundtrip", "$defs", "host", "properties", "accelerator"), Accelerator),
         (named("series-check", "$defs", "cell", "properties", "status"), Status),
         (named("series-mutate", "$defs", "mutation", "properties", "fate"), Fate),
+        (named("suite", "$defs", "test", "properties", "outcome"), Outcome),
+        (named("suite", "$defs", "test", "properties", "ending"), ["", *Cause]),
+        (named("suite", "$defs", "test", "properties", "accelerator"), ["", *Accelerator]),
+        (named("suite", "$defs", "test", "properties", "verdict"), ["", *Verdict]),
     ],
 )
 def test_enumerations_are_those_of_the_code(found: list[object], known: Sequence[object]) -> None:
@@ -395,6 +402,10 @@ def broken(_: Path) -> Iterator[Document]:
         yield mutations.document([test_mutations_report.outcome(fate)], 9)
 
 
+def suites(_: Path) -> Iterator[Document]:
+    yield RUN.to_json()
+
+
 MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-judgement/1": judgements,
     "imakexec-checkpoint/1": checkpoints,
@@ -408,6 +419,7 @@ MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-bench-verify/1": verifications,
     "imakexec-series-check/1": checks,
     "imakexec-series-mutate/1": broken,
+    "imakexec-suite/1": suites,
 }
 
 # A list on its own has no earlier snapshots and no quotes.
@@ -568,6 +580,16 @@ def test_documents_that_are_wrong_are_refused(documents: Documents, name: str) -
                 broken = breakage.applied(document)
                 assert recorder.faults(broken), f"{breakage} is not noticed"
     assert len(done) > 3
+
+
+@pytest.mark.parametrize("patch", [[], ["x"], ["x", "y"], ["x", "0" * 64, "z"], [1, "0" * 64]])
+def test_a_patch_of_a_kernel_is_a_name_and_a_digest(patch: list[object]) -> None:
+    document: Any = json.loads(json.dumps(RUN.to_json()))
+    patches = document["tests"][0]["kernel"]["patches"]
+    patches.append(["x", "0" * 64])
+    assert VALIDATORS["imakexec-suite/1"].is_valid(document)
+    patches[-1] = patch
+    assert not VALIDATORS["imakexec-suite/1"].is_valid(document)
 
 
 @given(ENTRIES, st.sampled_from(ORDERS))
