@@ -28,6 +28,7 @@ from imakexec.machine.channel import (
     Reply,
     Request,
 )
+from imakexec.machine.events import EventLog
 from imakexec.machine.guest import BootInfo, Guest, GuestOSError
 
 SOURCE = Path(__file__).parent.parent / "images" / "agent.c"
@@ -48,6 +49,9 @@ class QuietWatch:
     def check(self) -> None:
         pass
 
+    def remaining(self, deadline: Deadline) -> float:
+        return deadline.remaining
+
     def timed_out(self, deadline: Deadline, *, doing: str) -> GuestFailure:
         return GuestFailure(f"{deadline.budget} s passed {doing}")
 
@@ -64,6 +68,7 @@ class Room:
 
     channel_socket: socket.socket
     watch: QuietWatch
+    events: EventLog
 
     def raw_exchange(self, data: bytes) -> list[tuple[int, int]]:
         """Send bytes as they are; sequence and value of the END frames of the answer."""
@@ -97,7 +102,8 @@ def room(agent: Path, tmp_path: Path) -> Iterator[Room]:
     watch = QuietWatch()
     with ours, theirs, subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
-        yield Room(ours, watch)
+        with EventLog(tmp_path / "events.jsonl", began=time.monotonic()) as events:
+            yield Room(ours, watch, events)
         assert process.poll() is None, "the agent died"
         process.kill()
     watch.close()

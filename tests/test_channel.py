@@ -52,6 +52,9 @@ class Watch:
         if self._death is not None:
             raise self._death
 
+    def remaining(self, deadline: Deadline) -> float:
+        return deadline.remaining
+
     def timed_out(self, deadline: Deadline, *, doing: str) -> GuestFailure:
         return GuestFailure(f"{deadline.budget} s passed {doing}")
 

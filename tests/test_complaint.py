@@ -88,6 +88,25 @@ SOFT_LOCKUP = ("soft lockup", f"lkdtm_SOFTLOCKUP:{LKDTM}")
                 SOFT_LOCKUP,
             ],
         ),
+        (
+            "x86_64-kasan.txt",
+            [
+                (
+                    "KASAN report",
+                    "lkdtm_WRITE_AFTER_FREE:lkdtm_do_action:direct_entry:full_proxy_write:vfs_write",
+                )
+            ],
+        ),
+        (
+            "x86_64-atomic.txt",
+            [
+                (
+                    "sleep in atomic context",
+                    "__schedule_bug:__schedule:schedule:exit_to_user_mode_prepare:"
+                    "syscall_exit_to_user_mode",
+                )
+            ],
+        ),
         ("arm64-oops.txt", [("bad access", "sysrq_handle_crash"), ("panic", "")]),
     ],
 )

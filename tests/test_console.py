@@ -34,6 +34,42 @@ def test_every_byte_is_logged_with_its_time(tmp_path: Path) -> None:
     assert all(0 <= float(line[:11]) < 10 for line in logged)
 
 
+def logged(path: Path) -> list[str]:
+    return [line[12:] for line in path.read_text().splitlines()]
+
+
+FIRST = "[    0.000000] Linux version 6.1.0 (a@b) #1"
+SECOND = "[    0.000000] Linux version 6.12.0 (a@b) #1"
+
+
+def test_each_boot_has_a_log_of_its_own(tmp_path: Path) -> None:
+    said = ["SeaBIOS", FIRST, "one", SECOND, "two"]
+    with console(tmp_path) as (_, guest, _):
+        guest.write("".join(f"{line}\n" for line in said).encode())
+    assert logged(tmp_path / "console.log") == said
+    assert logged(tmp_path / "console-0.log") == said[:3]
+    assert logged(tmp_path / "console-1.log") == said[3:]
+    assert not (tmp_path / "console-2.log").exists()
+
+
+def test_a_guest_that_prints_banners_fills_no_folder(tmp_path: Path) -> None:
+    with console(tmp_path) as (_, guest, _):
+        guest.write(f"{FIRST}\n".encode() * 300)
+    assert len(list(tmp_path.glob("console-*.log"))) == 100
+    assert len(logged(tmp_path / "console-99.log")) == 201
+
+
+def test_what_is_said_to_a_diagnosis_is_no_part_of_the_run(tmp_path: Path) -> None:
+    with console(tmp_path) as (watched, guest, _):
+        guest.write(b"before\n")
+        watched.drain(5)
+        watched.divert(tmp_path / "other.log")
+        guest.write(f"after\n{SECOND}\n".encode())
+    assert logged(tmp_path / "console.log") == ["before"]
+    assert logged(tmp_path / "console-0.log") == ["before"]
+    assert logged(tmp_path / "other.log") == ["after", SECOND]
+
+
 def test_a_line_cut_into_pieces_is_one_line(tmp_path: Path) -> None:
     with console(tmp_path) as (watched, guest, seen):
         guest.write(b"[    1.000000] Kernel pan")

@@ -70,7 +70,7 @@ def test_a_machine_without_tpm_has_no_trace_of_one() -> None:
 def test_every_connection_is_inherited_and_none_has_a_path_or_a_port() -> None:
     chardevs = options(qemu(), "-chardev")
     assert len(chardevs) == 4
-    assert options(qemu(), "-add-fd") == ["fd=CONSOLE,set=1"]
+    assert options(qemu(), "-add-fd") == ["fd=CONSOLE,set=1", "fd=KEYS,set=2"]
     others = [chardev for chardev in chardevs if ",path=/dev/fdset/1," not in chardev]
     assert len(others) == 3
     assert all(",fd=" in chardev for chardev in others)

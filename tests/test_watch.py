@@ -5,7 +5,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,7 @@ def test_what_the_guest_did_is_a_guest_failure(watch: Watch, cause: Cause) -> No
     assert readable(watch)
     with pytest.raises(GuestFailure, match=r"it happened \(boot 0, running\)") as caught:
         watch.check()
+    assert caught.value.ending == cause
     assert caught.value.where == "console.log"
     assert caught.value.tail == "last 40 lines"
 
@@ -293,3 +294,40 @@ def test_a_failure_that_is_noticed_before_the_death_that_caused_it(
     error = watch.explain(GuestFailure("the TPM refused"))
     assert isinstance(error, InfraError)
     assert "QEMU was killed by SIGKILL" in error.what
+
+
+def quiet() -> Deadline:
+    """Ten seconds, but not in silence."""
+    return Deadline.after(10.0, silence=0.05)
+
+
+def test_a_guest_without_progress_is_late_before_its_time_is_up(watch: Watch) -> None:
+    began = time.monotonic()
+    with pytest.raises(GuestFailure, match=r"0\.1 s passed in silence waiting for it") as caught:
+        watch.wait_until(lambda: None, quiet(), doing="waiting for it")
+    assert caught.value.ending == Cause.NO_PROGRESS
+    assert time.monotonic() - began < 5
+
+
+def test_silence_before_the_wait_is_no_lack_of_progress(watch: Watch, console: FakeConsole) -> None:
+    console.silent_for = 1000.0
+    assert watch.remaining(Deadline.after(10.0, silence=5.0)) > 4
+
+
+def test_a_guest_that_speaks_makes_progress(watch: Watch, console: FakeConsole) -> None:
+    console.silent_for = 0.0
+    with pytest.raises(GuestFailure, match="passed waiting for it") as caught:
+        watch.wait_until(lambda: None, Deadline.after(0.2, silence=0.05), doing="waiting for it")
+    assert caught.value.ending == Cause.OUT_OF_TIME
+
+
+@pytest.mark.parametrize("deadline", [soon, quiet])
+def test_a_kernel_that_never_comes_up_has_a_name(
+    console: FakeConsole, deadline: Callable[[], Deadline]
+) -> None:
+    with (
+        Watch(console, lambda: "boot 0, executing kexec", is_executing=lambda: True) as watch,
+        pytest.raises(GuestFailure) as caught,
+    ):
+        watch.wait_until(lambda: None, deadline(), doing="waiting for it")
+    assert caught.value.ending == Cause.NO_NEXT_KERNEL

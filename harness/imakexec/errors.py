@@ -31,6 +31,9 @@ class ImaKexecError(Exception):
         where: the file, field, command or device concerned; empty if `what` names it already.
         remedy: what the reader can do about it; empty only where nothing sensible is known.
         tail: the last lines of the output (console, build log) that explain the error.
+
+    Attributes:
+        ending: how a machine ended, `machine.watch.Cause`; empty where none did.
     """
 
     exit_code: ClassVar[int] = 1
@@ -41,6 +44,7 @@ class ImaKexecError(Exception):
         self.where = where
         self.remedy = remedy
         self.tail = tail
+        self.ending = ""
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +32,19 @@ from imakexec.errors import InfraError, UserError
 from imakexec.evidence import EvidenceWriter
 from imakexec.kernel.build import KernelImage, KernelRequest, build_kernel, find_source
 from imakexec.kernel.cache import Cache
+from imakexec.kernel.config import values as config_values
 from imakexec.kernel.guest_image import GuestImage, build_guest_image
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
 from imakexec.machine.complaint import complaint_lines
-from imakexec.machine.console import ConsoleLine
+from imakexec.machine.console import ConsoleLine, boot_log
+from imakexec.machine.diagnosis import FOLDER as DIAGNOSIS
+from imakexec.machine.diagnosis import diagnose
+from imakexec.machine.events import FILE as EVENTS
 from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
 from imakexec.machine.qemu import Machine, MachineConfig, require_programs, require_uefi
 from imakexec.machine.swtpm import check_banks
+from imakexec.machine.symbols import Symbols
 from imakexec.options import Policy, ShellIn
 from imakexec.process import run
 from imakexec.progress import Progress
@@ -81,6 +87,7 @@ class JobOptions:
         ram: a file to hold the guest's memory; None for memory that nobody else sees.
         tpm: whether the machine has a TPM at all; without one there is nothing to judge.
         uefi: boot from UEFI firmware instead of the board's default.
+        dump_memory: whether the memory of a guest that fails is kept.
     """
 
     kernel: KernelRequest
@@ -99,6 +106,7 @@ class JobOptions:
     ram: Path | None = None
     tpm: bool = True
     uefi: bool = False
+    dump_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,8 +319,15 @@ def kernel_cmdline(options: JobOptions) -> str:
     The root must be a ramfs: the "tcb" policy leaves tmpfs out, and nothing would be measured.
     """
     policy = _POLICY_WORDS[options.policy]
-    words = [f"console={options.arch.console}", "panic=-1", "rootfstype=ramfs", policy]
-    return " ".join([*words, options.cmdline]).strip()
+    words = [
+        f"console={options.arch.console}",
+        "panic=-1",
+        options.arch.nmi_panics,
+        "rootfstype=ramfs",
+        policy,
+        options.cmdline,
+    ]
+    return " ".join(filter(None, words))
 
 
 def _with_words_of_the_run(options: JobOptions, token: str, *, shell: bool) -> str:
@@ -382,13 +397,38 @@ def open_session(
                 evidence.set_run(described)
                 _add_command_lines(evidence, machine)
                 cmdline = kernel_cmdline(options)
-                yield Session(machine, evidence, workshop.progress, cmdline, described)
+                try:
+                    yield Session(machine, evidence, workshop.progress, cmdline, described)
+                except Exception as error:
+                    _diagnose(machine, prepared, error, folder, memory=options.dump_memory)
+                    raise
         except BaseException:
             # What ended the run matters more than a disk that cannot take the last of it.
             with suppress(InfraError):
                 _add_files(evidence, prepared, keep=options.keep)
             raise
         _add_files(evidence, prepared, keep=options.keep)
+
+
+def _diagnose(
+    machine: Machine, prepared: Prepared, error: Exception, folder: Path, *, memory: bool
+) -> None:
+    """Ask a machine whose run has failed all that it can still tell, and say it with the error."""
+    boot = machine.epochs.current.number
+    is_known = boot == 0 or prepared.next_image == prepared.kernel.image
+    symbols = _symbols(prepared.kernel) if is_known else None
+    found = diagnose(machine, folder / DIAGNOSIS, symbols=symbols, memory=memory)
+    error.add_note("\n".join(["diagnosis:", *(f"  {line}" for line in found.lines)]))
+
+
+def _symbols(kernel: KernelImage) -> Symbols | None:
+    """Those of a kernel that runs where it was linked to, and that was built here."""
+    moves = config_values(kernel.config).get("RANDOMIZE_BASE") == "y"
+    if kernel.system_map is None or moves:
+        return None
+    with suppress(OSError, ValueError):
+        return Symbols.read(kernel.system_map)
+    return None
 
 
 def _preload() -> None:
@@ -510,9 +550,8 @@ def _sha256(path: Path) -> str:
 
 
 def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> None:
-    for name in ("console.log", "qemu.log", "swtpm.log"):
-        if (evidence.folder / name).is_file():
-            evidence.add_file(name, evidence.folder / name)
+    for path in _written_meanwhile(evidence.folder):
+        evidence.add_file(str(path.relative_to(evidence.folder)), path)
     evidence.add_file("kernel.config", prepared.kernel.config)
     if keep:
         evidence.add_file("kernel-a", prepared.kernel.image)
@@ -520,6 +559,15 @@ def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> N
         evidence.add_file("initramfs", prepared.image.initrd)
         if prepared.kernel.system_map is not None:
             evidence.add_file("System.map", prepared.kernel.system_map)
+
+
+def _written_meanwhile(folder: Path) -> Iterator[Path]:
+    """What the machine itself has written into an evidence folder."""
+    console = folder / "console.log"
+    boots = takewhile(Path.is_file, (boot_log(console, boot) for boot in count()))
+    logs = (folder / name for name in (EVENTS, "qemu.log", "swtpm.log"))
+    told = sorted((folder / DIAGNOSIS).glob("*"))
+    yield from filter(Path.is_file, (console, *boots, *logs, *told))
 
 
 def _add_command_lines(evidence: EvidenceWriter, machine: Machine) -> None:

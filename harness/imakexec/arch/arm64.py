@@ -83,6 +83,7 @@ ARM64 = Arch(
     fragment="Kconfig.arm64.fragment",
     cmdline_size=2048,  # COMMAND_LINE_SIZE, arch/arm64/include/uapi/asm/setup.h
     image_magic=(56, b"ARM\x64"),  # Documentation/arm64/booting.rst, "Call the kernel image"
+    nmi_panics="",
     true_delays="",  # they are looked up in a timer
     handover=HandoverPlace(True, _PROPERTY, _READ_PROPERTY, parse_ima_property),
     # Its header says no size (image_load, arch/arm64/kernel/kexec_image.c); a command line has no

@@ -107,6 +107,8 @@ class Arch:
         image_magic: what a boot image holds at which offset.
         true_delays: kernel parameters with which delays have about the length that is asked for, on
             every CPU.
+        nmi_panics: the kernel parameter with which a non-maskable interrupt that nobody expects
+            shows where the CPU is, and ends the kernel; empty if there are none.
         handover: where the list is that a kernel was handed.
         late_refusal: how a load fails late.
         lacks: what it has not of the features that others have, each with the reason.
@@ -133,6 +135,7 @@ class Arch:
     cmdline_size: int
     image_magic: tuple[int, bytes]
     true_delays: str
+    nmi_panics: str
     handover: HandoverPlace
     late_refusal: LateRefusal
     lacks: Mapping[Feature, str]

@@ -68,6 +68,7 @@ X86_64 = Arch(
     # the others is tried (calibrate_delay(), init/calibrate.c), and wrong by any factor if the host
     # has other things to do: delays of a hundredth were seen. This is for 2.5 GHz and HZ=250.
     true_delays="lpj=10000000",
+    nmi_panics="unknown_nmi_panic",
     handover=HandoverPlace(False, _SETUP_DATA, _FIND_SETUP_IMA, parse_setup_ima),
     # Its command line is too long for it (bzImage64_load, arch/x86/kernel/kexec-bzimage64.c).
     late_refusal=LateRefusal("/boot/next/kernel", "x" * 2100, says="Kernel command line too long"),

@@ -133,6 +133,9 @@ class Wakeup(Protocol):
     def check(self) -> None:
         """Raise the fatal event that is pending, if one is."""
 
+    def remaining(self, deadline: Deadline) -> float:
+        """Seconds until the guest is late, if nothing is heard of it."""
+
     def timed_out(self, deadline: Deadline, *, doing: str) -> ImaKexecError:
         """The error for a guest that did not do in time what it was asked."""
 
@@ -241,7 +244,11 @@ class Channel:
         poll = select.poll()
         poll.register(self._connection, event)
         poll.register(self._watch.fileno(), select.POLLIN)
-        ready = poll.poll(deadline.remaining * 1000)
-        self._watch.check()
-        if not ready:
-            raise self._watch.timed_out(deadline, doing=doing)
+        while True:
+            ready = poll.poll(self._watch.remaining(deadline) * 1000)
+            self._watch.check()
+            if ready:
+                return
+            # The console may have spoken meanwhile, which wakes nobody here.
+            if not self._watch.remaining(deadline):
+                raise self._watch.timed_out(deadline, doing=doing)

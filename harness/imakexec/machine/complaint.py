@@ -67,7 +67,12 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("soft lockup", _SUSPICIOUS, r"(watchdog: )?BUG: soft lockup", end=_TASK, is_host=True),
     Pattern("workqueue lockup", _SUSPICIOUS, r"BUG: workqueue lockup", is_host=True),
     Pattern("KASAN report", _FATAL, r"BUG: KASAN: ", end=_KASAN),
-    Pattern("sleep in atomic context", _FATAL, r"BUG: sleeping function called", end=_TASK),
+    Pattern(
+        "sleep in atomic context",
+        _FATAL,
+        r"BUG: (sleeping function called|scheduling while atomic)",
+        end=_TASK,
+    ),
     Pattern("kernel bug", _FATAL, r"kernel BUG at ", end=_TRACE),
     Pattern("bug report", _FATAL, r"BUG: ", end=_TRACE),
     Pattern("bad access", _FATAL, r"Unable to handle kernel |Unhandled fault:", end=_TRACE),
@@ -359,7 +364,7 @@ _REPORTERS = re.compile(
     r"el1h_64_sync\w*|kasan_\w+|__kasan_\w+|print_report|print_address_description|__asan_\w+|"
     r"lockdep_\w+|print_\w*(?:bug|usage)\w*|check_\w+|__lock_acquire|lock_acquire|validate_chain|"
     r"mark_\w+|__might_resched|__might_sleep|bug_handler|call_break_hook|brk_handler|"
-    r"do_debug_exception|el1_dbg|rcu_\w*stall\w*|print_other_cpu_stall|nmi_\w+|"
+    r"do_debug_exception|el1_dbg|rcu_\w*stall\w*|print_other_cpu_stall|\w*nmi\w*|"
     r"watchdog_timer_fn)$"
 )
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from imakexec.machine.complaint import Pattern, classify, find_banner
 # A line longer than this is cut: a guest that writes no newline must not fill our memory.
 _LONGEST_LINE = 4096
 _KEPT_LINES = 4000
+_MOST_BOOTS = 100
 _READ_BYTES = 4096
 _PIPE_BYTES = 1 << 20  # what a user may have: /proc/sys/fs/pipe-max-size
 _STOP_SECONDS = 0.5
@@ -77,6 +79,61 @@ def console_pipe() -> tuple[FileIO, FileIO]:
     return FileIO(read, "r"), FileIO(write, "w")
 
 
+class _Logs:
+    """The files that a console is written to: one for all of it, and one for each boot.
+
+    What comes before the first banner, a firmware's words, belongs to the first boot; what a kernel
+    says until the next one's banner belongs to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._whole = _create(path)
+        self._boots = 0
+        self._boot: TextIO | None = _create(boot_log(path, 0))
+
+    def write(self, line: ConsoleLine) -> None:
+        with self._lock:
+            if line.banner is not None and self._boot is not None:
+                self._next_boot(self._boot)
+            self._whole.write(f"{line}\n")
+            if self._boot is not None:
+                self._boot.write(f"{line}\n")
+
+    def _next_boot(self, current: TextIO) -> None:
+        self._boots += 1
+        # A guest that prints banners for ever must not fill the folder with files.
+        if 1 < self._boots <= _MOST_BOOTS:
+            current.close()
+            self._boot = _create(boot_log(self._path, self._boots - 1))
+
+    def divert(self, path: Path) -> None:
+        other = _create(path)
+        with self._lock:
+            self._close()
+            self._whole, self._boot = other, None
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        with ExitStack() as stack:  # a full disk refuses each of them
+            stack.callback(self._whole.close)
+            if self._boot is not None:
+                stack.callback(self._boot.close)
+
+
+def _create(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", buffering=1)
+
+
+def boot_log(console: Path, boot: int) -> Path:
+    """Where the part of a console lies that is of one boot: "console-1.log"."""
+    return console.with_name(f"{console.stem}-{boot}{console.suffix}")
+
+
 class Console:
     """Reads the serial port in a thread until its end of file.
 
@@ -85,13 +142,16 @@ class Console:
 
     Args:
         port: our end of `console_pipe`; owned from now on.
-        log: the file to create: one line each, "seconds text".
+        log: the file to create: one line each, "seconds text". Each boot has one of its own beside
+            it, see `boot_log`.
+        began: when the times begin, time.monotonic(); now if it is left out.
     """
 
-    def __init__(self, port: FileIO, log: Path) -> None:
+    def __init__(self, port: FileIO, log: Path, *, began: float | None = None) -> None:
         self._port = port
         self._log = log
-        self._began = time.monotonic()
+        self._logs: _Logs | None = None
+        self._began = time.monotonic() if began is None else began
         self._last = 0.0
         self._tail: deque[ConsoleLine] = deque(maxlen=_KEPT_LINES)
         self._changed = threading.Condition()
@@ -114,11 +174,20 @@ class Console:
             on_line: called in the reading thread with each line, after it was logged.
             on_failure: called, as the thread's last act, if the log cannot be written.
         """
-        log = self._log.open("w", encoding="utf-8", buffering=1)
+        self._logs = _Logs(self._log)
         self._thread = threading.Thread(
-            target=self._run, args=(log, on_line, on_failure), name="console", daemon=True
+            target=self._run, args=(self._logs, on_line, on_failure), name="console", daemon=True
         )
         self._thread.start()
+
+    def divert(self, log: Path) -> None:
+        """Write what comes from now on to another file: it is no part of the run any more.
+
+        Raises:
+            OSError: it cannot be created.
+        """
+        if self._logs is not None:
+            self._logs.divert(log)
 
     def close(self) -> None:
         """Stop reading, even if QEMU still holds the port, and wait for the thread."""
@@ -161,12 +230,12 @@ class Console:
 
     def _run(
         self,
-        log: TextIO,
+        log: _Logs,
         on_line: Callable[[ConsoleLine], None],
         on_failure: Callable[[OSError], None],
     ) -> None:
         try:
-            with log:
+            with closing(log):
                 self._read(log, on_line)
         except OSError as error:
             on_failure(error)
@@ -175,7 +244,7 @@ class Console:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _read(self, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
+    def _read(self, log: _Logs, on_line: Callable[[ConsoleLine], None]) -> None:
         # While QEMU starts: it takes longer than all of our set-up.
         import pexpect  # noqa: PLC0415  # see above
         from pexpect.fdpexpect import fdspawn  # noqa: PLC0415  # see above
@@ -195,9 +264,9 @@ class Console:
         if port.before:
             self._take(port.before, log, on_line)
 
-    def _take(self, raw: bytes, log: TextIO, on_line: Callable[[ConsoleLine], None]) -> None:
+    def _take(self, raw: bytes, log: _Logs, on_line: Callable[[ConsoleLine], None]) -> None:
         line = ConsoleLine.read(raw, number=self._count, seconds=time.monotonic() - self._began)
-        log.write(f"{line}\n")
+        log.write(line)
         with self._changed:
             self._last = line.seconds
             self._tail.append(line)

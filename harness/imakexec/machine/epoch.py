@@ -13,7 +13,7 @@ prove, `identify` adds: the boot_id and a random token on the kernel's command l
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -81,9 +81,16 @@ class Epochs:
 
     Args:
         token: the random word on the first kernel's command line.
+        on_change: called after each change, in the thread that has made it.
     """
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(
+        self,
+        token: str | None = None,
+        *,
+        on_change: Callable[[BootEpoch, Phase], None] | None = None,
+    ) -> None:
+        self._on_change = on_change
         self._lock = threading.RLock()
         self._phase = Phase.COLD
         self._epochs = [BootEpoch(0, Transition.COLD, token)]
@@ -187,6 +194,8 @@ class Epochs:
             if not legal or only_from not in (None, self._phase):
                 raise IllegalTransition(f"from '{self._phase}' to '{to}' ({self.describe()})")
             self._phase = to
+            if self._on_change is not None:
+                self._on_change(self.current, to)
 
     def _open(self, transition: Transition) -> None:
         self._epochs.append(BootEpoch(len(self._epochs), transition, self._next_token))

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, ImaKexecError
 from imakexec.machine.channel import REQUEST_MAX, Answer, Channel, Request, Wakeup
+from imakexec.strict_json import shortened
 
 TOKEN_PARAMETER = "imakexec.token"
 """The kernel parameter whose random value tells one boot's command line from another's."""
@@ -28,6 +29,7 @@ POLICY_PARAMETER = "imakexec.policy"
 """The kernel parameter that makes `/init` load the IMA policy in the named file."""
 
 _NUMBER = struct.Struct(">I")
+_SHOWN = 2000  # characters of a word and of an output, among the events
 _SIGNALLED = 256  # END value of EXEC: this plus the signal's number (agent.c)
 _WRITE_MAX = REQUEST_MAX // 2  # leaves room for the path
 
@@ -111,6 +113,13 @@ class Result:
         return (self.stdout + self.stderr).decode(errors="replace")
 
 
+class Events(Protocol):
+    """What the guest asks of the machine's `EventLog`."""
+
+    def add(self, event: str, **members: object) -> None:
+        """Write one event."""
+
+
 class GuestMachine(Protocol):
     """What the guest asks of the machine that it runs on."""
 
@@ -122,6 +131,10 @@ class GuestMachine(Protocol):
     def watch(self) -> Wakeup:
         """Where the machine's death is learned."""
 
+    @property
+    def events(self) -> Events:
+        """Where what is done to it is written."""
+
 
 class Guest:
     """The guest of a running machine, over all its kernels.
@@ -132,6 +145,7 @@ class Guest:
 
     def __init__(self, machine: GuestMachine) -> None:
         self._watch = machine.watch
+        self._events = machine.events
         self._channel = Channel(machine.channel_socket, machine.watch)
 
     def wait_for_agent(self, deadline: Deadline, *, token: str) -> BootInfo:
@@ -157,11 +171,13 @@ class Guest:
                 message; the agent has killed it), or (with `check`) it failed.
         """
         command = shlex.join(argv)
+        self._events.add("command", argv=[shortened(word, _SHOWN) for word in argv])
         request = _exec_request(argv, stdin, deadline)
         answer = self._call(
             Request.EXEC, request, deadline, doing=f"running {command}", allow=(ETIMEDOUT,)
         )
         result = _result(argv, answer)
+        self._events.add("result", code=result.code, output=shortened(result.text, _SHOWN))
         if answer.value == -ETIMEDOUT:
             raise self._watch.explain(
                 GuestFailure(
@@ -180,6 +196,7 @@ class Guest:
         Raises:
             GuestFailure: the command returned, or the next kernel has another token.
         """
+        self._events.add("command", argv=[shortened(word, _SHOWN) for word in argv])
         answer = self._channel.call_or_hello(
             Request.EXEC,
             _exec_request(argv, b"", deadline),

@@ -7,11 +7,13 @@ that two runs could share, and no moment at which one side is not there yet.
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.complaint import Severity
 from imakexec.machine.console import Console, ConsoleLine, console_pipe
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
+from imakexec.machine.events import FILE as EVENTS
+from imakexec.machine.events import EventLog
 from imakexec.machine.monitor import Event, Monitor, MonitorClosed
 from imakexec.machine.swtpm import Swtpm, require_swtpm, start_swtpm, swtpm_argv
 from imakexec.machine.watch import Cause, Child, Expected, Sighting, Watch
@@ -35,6 +39,8 @@ from imakexec.machine.watch import Cause, Child, Expected, Sighting, Watch
 CHANNEL_NAME = "imakexec.agent"
 """The virtio-serial port that the agent opens: /dev/virtio-ports/imakexec.agent in the guest."""
 
+_CONSOLE_SET = 1
+_KEYS_SET = 2
 _COMMAND_SECONDS = 10.0
 _QUIT_SECONDS = 2.0
 
@@ -76,12 +82,28 @@ class Descriptors:
     """The sockets QEMU inherits, as its command line names them."""
 
     console: str
+    keys: str
     channel: str
     monitor: str
     tpm: str
 
 
-PLACEHOLDERS = Descriptors(console="CONSOLE", channel="CHANNEL", monitor="MONITOR", tpm="TPM")
+# ChardevBackend of qapi/char.json. QEMU 7.2 takes a file to read from by QMP only.
+_CONSOLE_WITH_KEYS: Mapping[str, object] = {
+    "id": "console",
+    "backend": {
+        "type": "file",
+        "data": {
+            "out": f"/dev/fdset/{_CONSOLE_SET}",
+            "append": True,
+            "in": f"/dev/fdset/{_KEYS_SET}",
+        },
+    },
+}
+
+PLACEHOLDERS = Descriptors(
+    console="CONSOLE", keys="KEYS", channel="CHANNEL", monitor="MONITOR", tpm="TPM"
+)
 """Stand in for descriptors in a command line that is only shown."""
 
 
@@ -102,8 +124,9 @@ def qemu_argv(config: MachineConfig, descriptors: Descriptors) -> tuple[str, ...
         "-no-reboot", "-S",
         "-kernel", str(config.kernel),
         "-append", config.cmdline,
-        "-add-fd", f"fd={descriptors.console},set=1",
-        "-chardev", "file,id=console,path=/dev/fdset/1,append=on",
+        "-add-fd", f"fd={descriptors.console},set={_CONSOLE_SET}",
+        "-add-fd", f"fd={descriptors.keys},set={_KEYS_SET}",
+        "-chardev", f"file,id=console,path=/dev/fdset/{_CONSOLE_SET},append=on",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=monitor,fd={descriptors.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -180,6 +203,7 @@ class Machine:
     Attributes:
         config, run_dir: as given.
         epochs: which kernel runs.
+        events: what has happened to it.
         console: the evidence console.
         watch: where every wait on this machine ends.
         qmp: QEMU's monitor.
@@ -193,6 +217,7 @@ class Machine:
     """
 
     epochs: Epochs
+    events: EventLog
     console: Console
     watch: Watch
     qmp: Monitor
@@ -214,6 +239,8 @@ class Machine:
         self._on_line = on_line
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes]
+        self._keys: FileIO
+        self._has_keys = False
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -274,6 +301,52 @@ class Machine:
         yield
         self.execute("cont")
 
+    # For `diagnose`, which looks after the watch has judged: nothing here asks it.
+
+    def set_aside(self, log: Path) -> None:
+        """Have nothing that happens from now on belong to the run; the guest's words go to `log`.
+
+        Raises:
+            OSError: the file cannot be created.
+        """
+        self.watch.close()
+        self.events.add("set aside", console=log)
+        self.console.divert(log)
+
+    def ask(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, deadline: Deadline
+    ) -> object:
+        """Execute a QMP command on a machine that was set aside.
+
+        Raises:
+            MonitorClosed: QEMU has ended.
+            InfraError: it refused, or gave no answer in time.
+        """
+        return self.qmp.execute(command, arguments, deadline=deadline)
+
+    def drain_console(self, seconds: float) -> None:
+        """Return when the guest says no more, at the latest after so many seconds."""
+        self.console.drain(seconds)
+
+    @property
+    def console_count(self) -> int:
+        """How many lines the guest has said."""
+        return self.console.count
+
+    def press_sysrq(self, key: str, deadline: Deadline) -> None:
+        """Send a break and a key over the serial line.
+
+        Raises:
+            MonitorClosed: QEMU has ended.
+            InfraError: it refused, or gave no answer in time.
+        """
+        if not self._has_keys:
+            # Only now: nothing is ever typed at the console of a run.
+            self.ask("chardev-change", _CONSOLE_WITH_KEYS, deadline=deadline)
+            self._has_keys = True
+        self.ask("chardev-send-break", {"id": "console"}, deadline=deadline)
+        self._keys.write(key.encode())
+
     def registers(self) -> str:
         """The registers of the first CPU, for people, or to be compared."""
         return str(self.execute("human-monitor-command", {"command-line": "info registers"}))
@@ -301,16 +374,26 @@ class Machine:
             raise self.watch.closed("QEMU's monitor") from None
 
     def _start(self, stack: ExitStack) -> None:
-        self.epochs = Epochs(self.config.token)
+        began = time.monotonic()
+        self.events = stack.enter_context(EventLog(self.run_dir / EVENTS, began=began))
+        self.epochs = Epochs(self.config.token, on_change=self._note_epoch)
         self.swtpm = self._start_swtpm(stack)
         console, console_end = map(stack.enter_context, console_pipe())
+        keys_end, self._keys = _pipe(stack)
         monitor, monitor_end = _pair(stack)
         self.channel_socket, channel_end = _pair(stack)
         tpm_end = None if self.swtpm is None else self.swtpm.connection
-        ends = Ends(console_end, channel_end, monitor_end, tpm_end)
+        ends = Ends(console_end, keys_end, channel_end, monitor_end, tpm_end)
 
-        self.console = Console(console, self.run_dir / "console.log")
-        self.watch = stack.enter_context(Watch(self.console, self.epochs.describe))
+        self.console = Console(console, self.run_dir / "console.log", began=began)
+        self.watch = stack.enter_context(
+            Watch(
+                self.console,
+                self.epochs.describe,
+                is_executing=lambda: self.epochs.phase is Phase.EXECUTING,
+                on_report=self._note_sighting,
+            )
+        )
         # The console is closed after QEMU has ended, so that its log holds the last words.
         stack.callback(self.console.close)
         self.console.start(self._take_line, self._console_failed)
@@ -373,6 +456,8 @@ class Machine:
             self._on_line(line)
         if line.banner is not None:
             self._take_banner(line.banner)
+        if line.pattern is not None:
+            self.events.add("complaint", name=line.pattern.name, line=line.text)
         if line.pattern is not None and line.pattern.severity is Severity.FATAL:
             cause = Cause.PANIC if line.pattern.is_panic else Cause.OOPS
             self.watch.report(Sighting(cause, f"{line.pattern.name} in the guest: {line.text}"))
@@ -388,7 +473,14 @@ class Machine:
         refused = InfraError.refused("the console cannot be recorded", error, self.console.path)
         self.watch.report(Sighting(Cause.CONSOLE_LOST, refused.what, self.console.path))
 
+    def _note_epoch(self, epoch: BootEpoch, phase: Phase) -> None:
+        self.events.add("phase", boot=epoch.number, phase=phase)
+
+    def _note_sighting(self, sighting: Sighting) -> None:
+        self.events.add("sighting", cause=sighting.cause, detail=sighting.detail)
+
     def _take_event(self, event: Event) -> None:
+        self.events.add("qmp", name=event["event"], data=event.get("data"))
         sighting = read_event(event, qemu_log=self.run_dir / "qemu.log")
         if sighting is not None:
             self.watch.report(sighting)
@@ -424,19 +516,21 @@ class Ends:
     """QEMU's ends of its connections."""
 
     console: FileIO
+    keys: FileIO
     channel: socket.socket
     monitor: socket.socket
     tpm: socket.socket | None
 
     def all(self) -> tuple[FileIO | socket.socket, ...]:
         """Those that there are."""
-        required: tuple[FileIO | socket.socket, ...] = (self.console, self.channel, self.monitor)
-        return required if self.tpm is None else (*required, self.tpm)
+        tpm = () if self.tpm is None else (self.tpm,)
+        return (self.console, self.keys, self.channel, self.monitor, *tpm)
 
     def descriptors(self) -> Descriptors:
         """Their numbers, for the command line."""
         return Descriptors(
             console=str(self.console.fileno()),
+            keys=str(self.keys.fileno()),
             channel=str(self.channel.fileno()),
             monitor=str(self.monitor.fileno()),
             tpm="" if self.tpm is None else str(self.tpm.fileno()),
@@ -446,6 +540,12 @@ class Ends:
         """Close our copies."""
         for end in self.all():
             end.close()
+
+
+def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
+    """QEMU's end, to read from, and ours."""
+    read, write = os.pipe()
+    return stack.enter_context(FileIO(read, "r")), stack.enter_context(FileIO(write, "w"))
 
 
 def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

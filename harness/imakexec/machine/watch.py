@@ -50,6 +50,12 @@ class Cause(StrEnum):
     QEMU_STOPPED = "QEMU stopped the guest"
     QEMU_EXITED = "QEMU exited"
     SWTPM_EXITED = "swtpm exited"
+    # What nobody sees happen: a process is there and does not work, or the guest does not do in
+    # time what it was asked.
+    STUCK = "QEMU or swtpm does not work"
+    NO_NEXT_KERNEL = "next kernel never came up"
+    NO_PROGRESS = "no progress"
+    OUT_OF_TIME = "out of time"
 
     @property
     def is_host(self) -> bool:
@@ -154,11 +160,22 @@ class Watch:
     Args:
         console: where tails and log paths in error messages come from.
         phase: says in a few words what the guest is doing ("boot 0, running"), for messages.
+        is_executing: says whether a kexec was executed and the next kernel has not come up yet.
+        on_report: called with each observation, in the thread that has made it.
     """
 
-    def __init__(self, console: ConsoleView, phase: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        console: ConsoleView,
+        phase: Callable[[], str],
+        *,
+        is_executing: Callable[[], bool] = bool,
+        on_report: Callable[[Sighting], None] | None = None,
+    ) -> None:
         self._console = console
         self._phase = phase
+        self._is_executing = is_executing
+        self._on_report = on_report
         self._changed = threading.Condition()
         self._generation = 0
         self._pending: list[Sighting] = []
@@ -205,6 +222,8 @@ class Watch:
         with self._changed:
             if self._closing:
                 return
+            if self._on_report is not None:
+                self._on_report(sighting)
             if not self._tolerate(sighting):
                 self._pending.append(sighting)
                 os.eventfd_write(self._wake, 1)
@@ -272,25 +291,34 @@ class Watch:
             value = probe()
             if value is not None:
                 return value
-            if not self._wait_for_news(generation, deadline):
+            if not self._wait_for_news(generation, deadline) and not self.remaining(deadline):
                 raise self.timed_out(deadline, doing=doing)
 
     def _wait_for_news(self, since: int, deadline: Deadline) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._generation != since, deadline.remaining)
+            return self._changed.wait_for(
+                lambda: self._generation != since, self.remaining(deadline)
+            )
+
+    def remaining(self, deadline: Deadline) -> float:
+        """Seconds until the guest is late, if its console goes on to be silent."""
+        return deadline.remaining_if_silent_for(self._console.silent_for)
 
     def timed_out(self, deadline: Deadline, *, doing: str) -> ImaKexecError:
         """The error for a guest that did not do in time what it was asked.
 
         What ended the machine at the last moment explains more than the lateness, and wins.
         """
-        return self.explain(
-            GuestFailure(
-                f"the guest hung: {deadline.budget:.1f} s passed {doing} ({self._phase()}; "
-                f"its console has been silent for {self._console.silent_for:.1f} s)",
-                remedy="read the console; on a loaded host try again with more time",
-            )
+        silent = self._console.silent_for
+        ending = Cause.OUT_OF_TIME if deadline.expired else Cause.NO_PROGRESS
+        passed = deadline.budget if deadline.expired else deadline.silence
+        failure = GuestFailure(
+            f"the guest hung: {passed:.1f} s passed {'' if deadline.expired else 'in silence '}"
+            f"{doing} ({self._phase()}; its console has been silent for {silent:.1f} s)",
+            remedy="read the console; on a loaded host try again with more time",
         )
+        failure.ending = Cause.NO_NEXT_KERNEL if self._is_executing() else ending
+        return self.explain(failure)
 
     def explain(self, failure: GuestFailure) -> ImaKexecError:
         """What to raise for a failure of the guest that only its caller has noticed.
@@ -307,12 +335,14 @@ class Watch:
             return ended
         for child in self._watched:
             if child.trouble:
-                return InfraError(
+                stuck = InfraError(
                     f"{child.trouble} ({self._phase()})",
                     where=str(child.log),
                     remedy="nothing is known about the kernel; remove the cause, and run again",
                     tail=self._console.tail(),
                 )
+                stuck.ending = Cause.STUCK
+                return stuck
         failure.where = failure.where or str(self._console.path)
         shown = [failure.tail, "on the console:"] if failure.tail else []
         failure.tail = "\n".join([*shown, self._console.tail()])
@@ -353,6 +383,11 @@ class Watch:
         return any(sighting.cause is not Cause.SWTPM_EXITED for sighting in self._pending)
 
     def _error(self, sighting: Sighting) -> ImaKexecError:
+        error = self._error_for(sighting)
+        error.ending = sighting.cause
+        return error
+
+    def _error_for(self, sighting: Sighting) -> ImaKexecError:
         if sighting.cause.is_host:
             return InfraError(
                 f"{sighting.detail} ({self._phase()})",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from imakexec.scenario.session import Session
+from imakexec.scenario.session import Session, step
 
 # Programs among the new files of an activity: enough to show that execution is measured too.
 _MOST_PROGRAMS = 5
@@ -62,6 +62,7 @@ done
 """
 
 
+@step("measure")
 def generate_activity(session: Session, count: int) -> tuple[str, ...]:
     """Write and read new files and run new programs, so that `count` records are measured.
 
@@ -81,6 +82,7 @@ def generate_activity(session: Session, count: int) -> tuple[str, ...]:
     )
 
 
+@step("measure")
 def measure_bytes(session: Session, size: int, *, longest: int = _LONGEST_PATH) -> tuple[str, ...]:
     """Measure new files whose records of the default template take `size` bytes, to the byte.
 
@@ -104,6 +106,7 @@ def measure_bytes(session: Session, size: int, *, longest: int = _LONGEST_PATH) 
     return paths
 
 
+@step("measure")
 def measure_again(session: Session, count: int, *, length: int = 0) -> str:
     """Measure one file `count` times, each time with another content; its path.
 

@@ -13,15 +13,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from errno import ENOENT
 from pathlib import Path
 
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
 from imakexec.evidence import Boot, BootKind, QuoteRecord, Snapshot
 from imakexec.machine.complaint import complaint_lines
-from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo
+from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo, GuestOSError
 from imakexec.machine.watch import Expected
-from imakexec.scenario.session import FIRST_BOOT_SECONDS, Session
+from imakexec.scenario.session import Session, step
 
 NEXT_KERNEL = "/boot/next/kernel"
 NEXT_INITRD = "/boot/next/initrd"
@@ -72,6 +73,7 @@ class LoadedKernel:
     complaints: tuple[str, ...]
 
 
+@step("boot")
 def boot(session: Session) -> BootInfo:
     """Wait for the first kernel, make the attestation key and find the allocated banks.
 
@@ -83,8 +85,7 @@ def boot(session: Session) -> BootInfo:
     """
     started = time.monotonic()
     token = session.machine.epochs.current.token or ""
-    first = Deadline.after(FIRST_BOOT_SECONDS * session.patience)
-    info = session.guest.wait_for_agent(first, token=token)
+    info = session.guest.wait_for_agent(session.first_boot_budget(), token=token)
     session.boot_seconds = time.monotonic() - started
     _record_boot(session, info)
     if not session.has_tpm:
@@ -113,9 +114,10 @@ def take_snapshot(
     Returns:
         The binary measurement list, with what was set aside.
     """
-    before = _quote(session)
-    log = set_aside + read_list(session)
-    after = _quote(session) if quote_after else None
+    with session.step(f"snapshot {name}"):
+        before = _quote(session)
+        log = set_aside + read_list(session)
+        after = _quote(session) if quote_after else None
     epoch = session.machine.epochs.current.number
     session.evidence.add_snapshot(Snapshot(name, epoch, before, log, after))
     return log
@@ -132,10 +134,20 @@ def reading_budget(session: Session) -> Deadline:
     Every read(2) walks from its start to where the last one has stopped (ima_measurements_start,
     security/integrity/ima/ima_fs.c), so that it takes the time of a square.
     """
-    count = int(session.guest.read_file(_COUNT, session.budget()))
-    return session.budget(1 + (count / _SLOW_LIST) ** 2)
+    return session.budget(1 + (_records(session) / _SLOW_LIST) ** 2)
 
 
+def _records(session: Session) -> int:
+    """How many records the running kernel's list has; none without IMA."""
+    try:
+        return int(session.guest.read_file(_COUNT, session.budget()))
+    except GuestOSError as error:
+        if error.errno != ENOENT:
+            raise
+        return 0
+
+
+@step("load")
 def kexec_load(
     session: Session,
     *,
@@ -190,6 +202,7 @@ def put_next_kernel(session: Session, image: Path) -> None:
     session.guest.write_file(NEXT_KERNEL, image.read_bytes(), session.budget())
 
 
+@step("load that is refused")
 def kexec_load_refused(
     session: Session,
     *,
@@ -220,6 +233,7 @@ def kexec_load_refused(
         )
 
 
+@step("unload")
 def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
     """Drop the image that waits for its execution, or the crash kernel's.
 
@@ -234,6 +248,7 @@ def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
         session.machine.epochs.unloaded()
 
 
+@step("execute")
 def kexec_execute(
     session: Session, loaded: LoadedKernel, *, banner: str = "", meanwhile: str = ""
 ) -> None:
@@ -249,8 +264,9 @@ def kexec_execute(
     command = [*_EXECUTE]
     if meanwhile:
         command = ["sh", "-c", f"{meanwhile}\nexec {shlex.join(command)}"]
+    deadline = session.boot_budget(2, records=_records(session))
     session.machine.epochs.executing(loaded.token)
-    info = session.guest.replace_kernel(command, session.budget(2), token=loaded.token)
+    info = session.guest.replace_kernel(command, deadline, token=loaded.token)
     session.machine.wait_for_kernel(session.budget())
     if banner and info.banner != banner:
         raise GuestFailure(
@@ -261,6 +277,7 @@ def kexec_execute(
     _record_boot(session, info)
 
 
+@step("execute that is refused")
 def kexec_execute_refused(session: Session, loaded: LoadedKernel) -> None:
     """Execute the loaded kernel where the purgatory must loop for ever instead of starting it.
 
@@ -300,6 +317,7 @@ def _is_stuck_after_jump(session: Session) -> bool:
     return len(set(looks)) == 1
 
 
+@step("panic")
 def crash(session: Session, loaded: LoadedKernel) -> None:
     """Make the kernel panic, and wait for the crash kernel that was loaded.
 
@@ -308,22 +326,25 @@ def crash(session: Session, loaded: LoadedKernel) -> None:
     """
     session.machine.epochs.loaded()
     session.machine.epochs.executing(loaded.token)
+    deadline = session.boot_budget(2, records=_records(session))
     with session.machine.watch.expect(Expected.PANIC):
         info = session.guest.replace_kernel(
-            ["sh", "-c", "echo c >/proc/sysrq-trigger"], session.budget(2), token=loaded.token
+            ["sh", "-c", "echo c >/proc/sysrq-trigger"], deadline, token=loaded.token
         )
         session.machine.wait_for_kernel(session.budget())
     _record_boot(session, info)
 
 
+@step("reset")
 def cold_reset(session: Session) -> None:
     """Reset the machine, TPM included, and wait for the same kernel to boot again."""
     session.machine.system_reset(session.budget())
     token = session.machine.epochs.current.token or ""
-    info = session.guest.wait_for_agent(session.budget(2), token=token)
+    info = session.guest.wait_for_agent(session.boot_budget(2), token=token)
     _record_boot(session, info)
 
 
+@step("end")
 def end(session: Session, command: str, how: Expected) -> None:
     """Have a shell command end the machine, and wait until it has.
 
