@@ -8,6 +8,7 @@ Kernels are named by what they are: `patched` has the whole series and room for 
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -40,8 +41,11 @@ from imakexec.oracle_check import disagreements
 from imakexec.project import find_project
 from imakexec.report.live import TerminalProgress
 from imakexec.scenario import Session
+from imakexec.suite import artefacts
 from imakexec.suite.catalogue import CATALOGUE
-from imakexec.suite.plugin import CACHE, TRIAL
+from imakexec.suite.collector import FOLDER
+from imakexec.suite.notes import Notes, identity_of, now
+from imakexec.suite.plugin import CACHE, NOTES
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.trial import Trial
 
@@ -183,30 +187,45 @@ class Lab:
         workshop: builds and packs.
         accelerator: forced, or None.
         folder: for the evidence.
+        notes: what becomes known of the test.
+        dump_memory: whether the memory of a guest that fails is kept.
     """
 
     workshop: Workshop
     accelerator: Accelerator | None
     folder: Path
+    notes: Notes
+    dump_memory: bool
 
     @contextmanager
     def session(self, kernel: KernelRequest, **options: object) -> Iterator[Session]:
         """A machine that starts to boot `kernel`; `options` are fields of `JobOptions`."""
         asked = JobOptions(
-            kernel=kernel, arch=kernel.arch, accelerator=self.accelerator, out=self.folder
+            kernel=kernel,
+            arch=kernel.arch,
+            accelerator=self.accelerator,
+            out=self.folder,
+            dump_memory=self.dump_memory,
         )
         asked = dataclasses.replace(asked, **options)  # type: ignore[arg-type]  # names, by test
         prepared = self.workshop.prepare(asked)
         checks_memory = values(prepared.kernel.config).get("KASAN") == "y"
         if checks_memory:
             asked = with_room_for_checks(asked)
+        accelerator = prepared.accelerator.accelerator
+        self.notes.take_kernel(prepared.kernel, asked.arch, accelerator)
         with job.open_session(self.workshop, prepared, asked, self.folder) as session:
             session.patience = CHECKED_TIMES if checks_memory else 1.0
-            yield session
+            try:
+                yield session
+            finally:
+                self.notes.take_steps(session)
 
     def judge(self) -> Run:
         """Judge what the session left, as `imakexec verify` would."""
-        return Run(self.folder, Evidence.load(self.folder), judge_folder(self.folder))
+        judgement = judge_folder(self.folder)
+        self.notes.take_judgement(judgement, self.folder)
+        return Run(self.folder, Evidence.load(self.folder), judgement)
 
 
 def with_room_for_checks(options: JobOptions) -> JobOptions:
@@ -470,7 +489,9 @@ def trial(
         extra_memory_kb=0 if tight else ENOUGH_KB,
         symbols=_lines("Kconfig.debug.fragment") if checks else (),
     )
-    properties = KernelProperties.of(lab.workshop.kernel(kernel))
+    image = lab.workshop.kernel(kernel)
+    lab.notes.kernel = identity_of(image, kernel.arch, subject.name)
+    properties = KernelProperties.of(image)
     lacking = [name for name in wanted if properties.config.get(name) != "y"]
     # What is built here has them, or the test must fail.
     if lacking and kernel.image is not None:
@@ -480,10 +501,10 @@ def trial(
         kernel=properties,
         open_session=partial(lab.session, kernel=kernel),
         folder=lab.folder,
+        notes=lab.notes,
         fixed=fixed_in(pytestconfig, subject.name),
     )
-    request.node.stash[TRIAL] = made
-    request.node.stash[CACHE] = lab.workshop.cache
+    lab.notes.trial = made
     return made
 
 
@@ -499,9 +520,41 @@ def _lines(fragment: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def lab(workshop: Workshop, pytestconfig: pytest.Config, tmp_path: Path) -> Lab:
+def notes(
+    request: pytest.FixtureRequest, pytestconfig: pytest.Config, workshop: Workshop, tmp_path: Path
+) -> Notes:
+    """What becomes known of a test, with the folder of its artefacts."""
+    node = request.node
+    attempt: int = getattr(node, "execution_count", 1)  # of pytest-rerunfailures
+    root = pytestconfig.stash.get(FOLDER, None)
+    if root is None:
+        folder = tmp_path / "artefacts"
+        node.stash[CACHE] = workshop.cache
+    else:
+        folder = root / artefacts.folder_name(node.nodeid, attempt)
+    options = artefacts.options_of(pytestconfig.invocation_params.args)
+    state = project_state()
+    artefacts.start_folder(folder, artefacts.reproduce_script(node.nodeid, options, state))
+    node.stash[NOTES] = made = Notes(folder, attempt, now())
+    return made
+
+
+@cache
+def project_state() -> str:
+    """The commit of this checkout."""
+    return artefacts.project_state(find_project())
+
+
+@pytest.fixture
+def lab(workshop: Workshop, pytestconfig: pytest.Config, notes: Notes) -> Lab:
     """What a test makes its runs with."""
-    return Lab(workshop, pytestconfig.getoption("--accel"), tmp_path / "evidence")
+    return Lab(
+        workshop,
+        pytestconfig.getoption("--accel"),
+        notes.folder / artefacts.EVIDENCE,
+        notes,
+        pytestconfig.getoption("--dump-memory"),
+    )
 
 
 @pytest.fixture
@@ -716,3 +769,20 @@ def meminfo_kib(session: Session, name: str) -> int:
 def positions(names: Sequence[str], wanted: str) -> list[int]:
     """Where in a list an event name stands."""
     return [index for index, name in enumerate(names) if name == wanted]
+
+
+PAGE = 4096
+"""Bytes of a page, on every architecture that there is a guest of."""
+
+
+def change_every_copy(ram: Path, content: bytes, *, offset: int = 0) -> int:
+    """Change the last byte of what the guest's memory has of this, so far into a page each."""
+    changed = 0
+    with ram.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        place = memory.find(content)
+        while place >= 0:
+            if place % PAGE == offset:
+                memory[place + len(content) - 1] ^= 0xFF
+                changed += 1
+            place = memory.find(content, place + 1)
+    return changed

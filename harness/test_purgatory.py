@@ -7,32 +7,17 @@ as it was. A list that is written at execute must be left out of that, and nothi
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
 import pytest
 
+from conftest import PAGE, change_every_copy
 from imakexec import scenario
 from imakexec.arch import Feature
 from imakexec.attest.handover import HEADER_SIZE
 from imakexec.suite.trial import Trial
 
 pytestmark = [pytest.mark.scenario(19), pytest.mark.needs(Feature.VERIFYING_PURGATORY)]
-
-PAGE = 4096
-
-
-def change_every_copy(ram: Path, content: bytes, *, offset: int = 0) -> int:
-    """Change the last byte of what the guest's memory has of this, so far into a page each."""
-    changed = 0
-    with ram.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        place = memory.find(content)
-        while place >= 0:
-            if place % PAGE == offset:
-                memory[place + len(content) - 1] ^= 0xFF
-                changed += 1
-            place = memory.find(content, place + 1)
-    return changed
 
 
 def test_a_changed_initramfs_is_not_started(trial: Trial, ram: Path) -> None:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What pytest makes of a trial: its outcome, the table at the end, the number of workers."""
+"""What pytest makes of the tests that boot machines: outcomes, artefacts, reports, the table."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
+from xml.etree import ElementTree
 
 import pytest
 
-from imakexec.project import find_project
-from imakexec.suite import plugin
+from imakexec.strict_json import parse_json
+from imakexec.suite import artefacts
+from imakexec.suite.result import SuiteRun, TestResult
 
 pytest_plugins = ["pytester"]
 
@@ -18,11 +18,16 @@ CONFTEST = """
 import pytest
 from imakexec.errors import GuestFailure
 from imakexec.kernel.cache import Cache
-from imakexec.suite.plugin import CACHE, TRIAL
+from imakexec.suite import artefacts
+from imakexec.suite.collector import FOLDER
+from imakexec.suite.notes import Notes
 from imakexec.suite.outcome import Conclusion, Outcome
+from imakexec.suite.plugin import CACHE, NOTES
+from imakexec.suite.result import KernelIdentity, Step
+
+KERNEL = KernelIdentity("patched", "6.1.1", "Linux version 6.1.1", "base", (), "key", 64 * "0", "x")
 
 class Trial:
-    boot_seconds = 2.0
     may_die = False
     conclusion = Conclusion(Outcome.PASS, ())
 
@@ -38,11 +43,20 @@ def subject(request):
 
 @pytest.fixture
 def trial(request, subject, tmp_path):
-    request.node.stash[TRIAL] = made = Trial()
-    request.node.stash[CACHE] = Cache(request.config.rootpath / "cache")
-    made.folder = tmp_path / "evidence"
-    made.folder.mkdir()
-    (made.folder / "of").write_text(request.node.name)
+    node = request.node
+    attempt = node.execution_count
+    root = request.config.stash.get(FOLDER, None)
+    folder = root / artefacts.folder_name(node.nodeid, attempt) if root else tmp_path / "folder"
+    if root is None:
+        node.stash[CACHE] = Cache(request.config.rootpath / "cache")
+    artefacts.start_folder(folder, "")
+    (folder / "of").write_text(node.name)
+    made = Trial()
+    made.folder = folder
+    node.stash[NOTES] = made.notes = Notes(folder, attempt, "2026-11-30T12:00:00Z")
+    made.notes.trial, made.notes.kernel = made, KERNEL
+    made.notes.boot_seconds = 2.0
+    made.notes.steps.append(Step("boot", 0.0, 2.0))
     return made
 """
 
@@ -79,41 +93,208 @@ def test_dies_as_known(trial):
 def test_the_host_fails(trial):
     raise InfraError("QEMU died")
 
+def test_the_host_fails_once(trial):
+    if trial.notes.attempt == 1:
+        raise InfraError("swtpm died")
+
+def test_the_test_fails(trial):
+    {}["a mistake in the test"]
+
 def test_not_here(trial):
     pytest.skip("needs a kernel of 7.2 or later")
 """
+
+OUTCOMES = {
+    "test_good": "pass",
+    "test_bad": "fail",
+    "test_known": "known",
+    "test_its_own_assertion": "fail",
+    "test_dies": "fail",
+    "test_dies_as_known": "known",
+    "test_the_host_fails": "infra",
+    "test_the_host_fails_once": "pass",
+    "test_the_test_fails": "infra",
+    "test_not_here": "skip",
+}
+
+
+PLUGINS = ("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 @pytest.fixture
 def ran(pytester: pytest.Pytester) -> pytest.RunResult:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
-    return pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
+    return pytester.runpytest_inprocess(*PLUGINS)
+
+
+@pytest.fixture
+def reported(pytester: pytest.Pytester) -> SuiteRun:
+    """What the same run says with every report asked for."""
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    pytester.runpytest_inprocess(
+        *PLUGINS,
+        *("--artefacts=kept", "--json=run.json", "--ktap=run.ktap", "--kcidb=run.kcidb"),
+        "--junit-xml=run.xml",
+    )
+    return artefacts.read_run(pytester.path / "kept")
+
+
+def named(run: SuiteRun) -> dict[str, TestResult]:
+    return {test.nodeid.partition("::")[2].partition("[")[0]: test for test in run.tests}
 
 
 def test_what_a_trial_comes_to_is_the_outcome_of_its_test(ran: pytest.RunResult) -> None:
-    ran.assert_outcomes(passed=1, failed=3, errors=1, xfailed=2, skipped=1)
-    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /*/evidence*"])
+    ran.assert_outcomes(passed=2, failed=3, errors=2, xfailed=2, skipped=1)
+    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /*"])
     ran.stdout.fnmatch_lines(["*this is no known defect*"])
     ran.stdout.fnmatch_lines(["*a panic nobody knows*"])
+    assert ran.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_every_outcome_is_in_the_document(reported: SuiteRun) -> None:
+    assert {name: str(test.outcome) for name, test in named(reported).items()} == OUTCOMES
+
+
+def test_trouble_of_the_host_is_repeated_once_and_told(reported: SuiteRun) -> None:
+    tests = named(reported)
+    [attempt] = tests["test_the_host_fails_once"].attempts
+    assert attempt.why == "swtpm died"
+    assert attempt.folder != tests["test_the_host_fails_once"].folder
+    [attempt] = tests["test_the_host_fails"].attempts
+    assert attempt.why == tests["test_the_host_fails"].why[0] == "QEMU died"
+    # What a kernel or a test has done it would do again.
+    assert all(
+        not tests[name].attempts for name in ("test_dies", "test_bad", "test_the_test_fails")
+    )
+
+
+def test_a_repeated_test_is_in_the_summary(ran: pytest.RunResult) -> None:
+    text = " ".join("\n".join(ran.outlines).split())
+    assert "6 repeated once: test_a_repeated_test_is_in_the_summary.py::" in text
+    assert "swtpm died" in text
+
+
+def test_a_mistake_in_a_test_says_nothing_about_the_kernel(reported: SuiteRun) -> None:
+    tests = named(reported)
+    assert tests["test_the_test_fails"].in_test
+    assert tests["test_the_test_fails"].why == ("KeyError: 'a mistake in the test'",)
+    assert not tests["test_the_host_fails"].in_test
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("test_good or test_not_here or test_known", 0),
+        ("test_the_host_fails", 3),
+        ("test_the_host_fails or test_bad", 1),
+        ("test_the_test_fails and not host", 3),
+        ("test_the_host_fails_once", 0),
+    ],
+)
+def test_the_exit_status_tells_a_verdict_from_none(
+    pytester: pytest.Pytester, words: str, status: int
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    assert pytester.runpytest_inprocess(*PLUGINS, "-k", words).ret == status
+
+
+def test_a_failure_elsewhere_is_no_trouble_of_the_host(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS, other="def test_other_of_the_host_fails(): assert False")
+    ran = pytester.runpytest_inprocess(*PLUGINS, ".", "other.py", "-k", "the_host_fails")
+    assert ran.ret == 1
+
+
+def test_each_test_has_a_folder_that_tells_what_it_came_to(
+    reported: SuiteRun, pytester: pytest.Pytester
+) -> None:
+    for test in reported.tests:
+        folder = pytester.path / "kept" / test.folder
+        told = TestResult.read(parse_json((folder / "result.json").read_bytes(), "result.json"))
+        assert (told.nodeid, told.outcome) == (test.nodeid, test.outcome)
+        assert (folder / "reproduce.sh").is_file()
+
+
+def test_a_run_that_was_killed_is_read_from_what_its_tests_have_left(
+    reported: SuiteRun, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "kept" / "results.json").unlink()
+    found = artefacts.read_run(pytester.path / "kept")
+    assert {test.nodeid for test in found.tests} == {test.nodeid for test in reported.tests}
+
+
+def test_a_folder_that_is_in_use_is_refused(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS)
+    (pytester.path / "kept").mkdir()
+    (pytester.path / "kept" / "something").write_text("mine")
+    ran = pytester.runpytest_inprocess(*PLUGINS, "--artefacts=kept")
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    ran.stderr.fnmatch_lines(["*kept is not empty*"])
+
+
+def test_junit_tells_errors_from_failures_and_names_the_artefacts(
+    reported: SuiteRun, pytester: pytest.Pytester
+) -> None:
+    suite = ElementTree.parse(pytester.path / "run.xml").getroot()[0]
+    cases = {case.attrib["name"].partition("[")[0]: case for case in suite.iter("testcase")}
+    kinds = {
+        name: [child.tag for child in case if child.tag in ("error", "failure", "skipped")]
+        for name, case in cases.items()
+    }
+    words = {"pass": [], "fail": ["failure"], "infra": ["error"]}
+    for name, outcome in OUTCOMES.items():
+        assert kinds[name] == words.get(outcome, ["skipped"])
+    properties = {
+        node.attrib["name"]: node.attrib["value"] for node in cases["test_bad"].iter("property")
+    }
+    assert properties["outcome"] == "fail"
+    assert properties["kernel.release"] == "6.1.1"
+    assert properties["seconds.boot"] == "2.000"
+    [attached] = cases["test_bad"].iter("system-out")
+    script = pytester.path / "kept" / named(reported)["test_bad"].folder / "reproduce.sh"
+    assert f"[[ATTACHMENT|{script}]]" in (attached.text or "")
+
+
+@pytest.mark.usefixtures("reported")
+def test_the_other_reports_are_written(pytester: pytest.Pytester) -> None:
+    assert "KTAP version 1" in (pytester.path / "run.ktap").read_text()
+    json.loads((pytester.path / "run.json").read_text())
+    assert json.loads((pytester.path / "run.kcidb").read_text())["version"]
+
+
+def test_a_report_that_cannot_be_written_is_told_and_no_verdict(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    ran = pytester.runpytest_inprocess(*PLUGINS, "-k", "test_good", "--ktap=/nowhere/run.ktap")
+    assert ran.ret == 3
+    ran.stdout.fnmatch_lines(["*NOT WRITTEN: *nowhere*"])
 
 
 def test_the_evidence_of_a_failure_is_kept(
     ran: pytest.RunResult, pytester: pytest.Pytester
 ) -> None:
-    kept = {(folder / "of").read_text(): folder for folder in pytester.path.glob("cache/runs/*")}
-    failed = ("test_bad", "test_its_own_assertion", "test_dies", "test_the_host_fails")
-    assert kept.keys() == {f"{name}[patched]" for name in failed}
-    ran.stdout.fnmatch_lines_random([str(folder) for folder in kept.values()])
+    kept = [
+        ((folder / "of").read_text().partition("[")[0], str(folder))
+        for folder in pytester.path.glob("cache/runs/*")
+    ]
+    bad = {name for name, outcome in OUTCOMES.items() if outcome in ("fail", "infra")}
+    assert {name for name, _ in kept} == bad | {"test_the_host_fails_once"}
+    last = [path for name, path in kept if name == "test_bad"]
+    ran.stdout.fnmatch_lines_random(last)
 
 
 def test_a_cache_that_cannot_be_written_costs_no_report(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     (pytester.path / "cache").write_text("no folder")
-    ran = pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
-    ran.assert_outcomes(passed=1, failed=3, errors=1, xfailed=2, skipped=1)
-    ran.stdout.fnmatch_lines(["only in */evidence: *"])
+    ran = pytester.runpytest_inprocess(*PLUGINS)
+    ran.assert_outcomes(passed=2, failed=3, errors=2, xfailed=2, skipped=1)
+    ran.stdout.fnmatch_lines(["only in */folder: *"])
 
 
 def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
@@ -121,86 +302,13 @@ def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
     start = next(n for n, line in enumerate(lines) if line.startswith("scenario "))
     row = lines[start + 1]
     # The budget is that of ten boots of two seconds.
-    assert " ".join(row.split()) == "6 failed second load patched 1 2 1 3 1 0.0 s 20 s"
+    assert " ".join(row.split()) == "6 failed second load patched 2 2 1 3 2 0.0 s 20 s"
     reasons = "\n".join(lines[start + 2 :])
     assert " 6 known: C4: not counted" in reasons
     assert " 6 known: K1: a page fault in the copy" in reasons
     assert " 6 skip: needs a kernel of 7.2 or later" in reasons
+    assert " 6 infra: QEMU died" in reasons
     assert all(len(line) <= 79 for line in lines[start : start + 4])
-
-
-@pytest.mark.parametrize(("cpus", "workers"), [(1, 0), (2, 2), (16, 16)])
-def test_one_worker_for_each_cpu(monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.setattr(plugin, "_text_of", lambda _: "")
-    assert plugin.pytest_xdist_auto_num_workers() == workers
-
-
-@pytest.mark.parametrize(
-    ("cpu_max", "gib", "workers"),
-    [("max 100000", 24, 8), ("250000 100000", 24, 2), ("50000 100000", 24, 1), ("", 5, 3)],
-)
-def test_no_more_workers_than_the_host_has_time_and_memory_for(
-    cpu_max: str, gib: int, workers: int
-) -> None:
-    meminfo = f"MemTotal: 99999999 kB\nMemAvailable:   {gib << 20} kB\n"
-    assert plugin.workers_for(8, cpu_max=cpu_max, meminfo=meminfo) == workers
-
-
-class Options:
-    numprocesses: object = None
-
-
-class Chosen:
-    """As much of pytest's configuration as the choice looks at."""
-
-    workerinput: object
-
-    def __init__(self, args: list[str], numprocesses: object = None) -> None:
-        self.args = args
-        self.option = Options()
-        self.option.numprocesses = numprocesses
-
-
-HARNESS = str(find_project() / "harness")
-
-
-@pytest.mark.parametrize(
-    ("args", "asked", "chosen"),
-    [
-        ([HARNESS], None, "auto"),
-        ([f"{HARNESS}/test_gap_events.py::test_gap_events"], None, "auto"),
-        ([str(find_project() / "tests")], None, None),
-        ([HARNESS], 3, 3),
-        ([HARNESS], 0, 0),
-    ],
-)
-def test_the_user_chooses_first(args: list[str], asked: object, chosen: object) -> None:
-    config = Chosen(args, asked)
-    plugin._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
-    assert config.option.numprocesses == chosen
-
-
-def test_a_worker_has_no_workers() -> None:
-    config = Chosen([HARNESS])
-    config.workerinput = {}
-    plugin._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
-    assert config.option.numprocesses is None
-
-
-@pytest.mark.parametrize("arguments", [[], ["harness"]])
-def test_the_choice_reaches_xdist(arguments: list[str]) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, "-k", "no_such_test"],
-        cwd=find_project(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    workers = plugin.pytest_xdist_auto_num_workers()
-    shown = f"created: {workers}/{workers} workers" in ran.stdout
-    assert shown is (workers > 1), ran.stdout
 
 
 def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:
@@ -215,14 +323,13 @@ def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:
             pass
         """
     )
-    plugins = ("-p", "imakexec.suite.plugin", "-p", "no:cacheprovider")
-    pytester.runpytest_inprocess(*plugins, "-m", "smoke").assert_outcomes(passed=1, deselected=1)
-    pytester.runpytest_inprocess(*plugins, "-m", "nightly").assert_outcomes(passed=1, deselected=1)
+    pytester.runpytest_inprocess(*PLUGINS, "-m", "smoke").assert_outcomes(passed=1, deselected=1)
+    pytester.runpytest_inprocess(*PLUGINS, "-m", "nightly").assert_outcomes(passed=1, deselected=1)
 
 
-@pytest.mark.parametrize(("words", "found"), [("failed_second_load", 8), ("big_log", 0)])
+@pytest.mark.parametrize(("words", "found"), [("failed_second_load", 10), ("big_log", 0)])
 def test_a_scenario_is_found_by_its_name(pytester: pytest.Pytester, words: str, found: int) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
-    ran = pytester.runpytest_inprocess("-p", "imakexec.suite.plugin", "--collect-only", "-k", words)
-    ran.assert_outcomes(deselected=8 - found)
+    ran = pytester.runpytest_inprocess(*PLUGINS, "--collect-only", "-k", words)
+    ran.assert_outcomes(deselected=10 - found)

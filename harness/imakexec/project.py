@@ -22,3 +22,8 @@ def find_project() -> Path:
             remedy="use ./run_qemu.sh of a checkout, which installs it in place",
         )
     return project
+
+
+def boots_machines(path: Path) -> bool:
+    """Whether the tests of a file or of a folder are those that boot machines."""
+    return (path if path.is_dir() else path.parent).resolve() == find_project() / "harness"

@@ -104,6 +104,7 @@ class KernelImage:
         extra_memory_kb: CONFIG_IMA_KEXEC_EXTRA_MEMORY_KB in KiB, None if it has no such option.
         warnings: of the compiler and the build tools, for the files that this build compiled; a
             file that was up to date in the build folder was reported by the build that made it.
+        patch_digests: SHA-256 of each patch file, in hexadecimal.
     """
 
     image: Path
@@ -117,6 +118,7 @@ class KernelImage:
     key: str
     extra_memory_kb: int | None
     warnings: tuple[str, ...]
+    patch_digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,7 @@ def _load(plan: _Plan, cache: Cache) -> KernelImage | None:
         key=plan.key,
         extra_memory_kb=facts["extra_memory_kb"],
         warnings=tuple(facts["warnings"]),
+        patch_digests=tuple(patch.digest for patch in plan.series.patches),
     )
 
 

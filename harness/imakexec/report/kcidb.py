@@ -28,7 +28,7 @@ from types import MappingProxyType
 from jsonschema import ValidationError
 from kcidb_io.schema import LATEST
 
-from imakexec.errors import InfraError, UserError
+from imakexec.errors import InfraError, UserError, counted
 from imakexec.strict_json import UNPRINTABLE, shortened
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS
@@ -38,7 +38,7 @@ from imakexec.suite.result import KernelIdentity, SuiteRun, TestResult
 _Object = dict[str, object]
 
 _PROJECT = "imakexec"
-_CONSOLE = "console.log"
+_CONSOLE = "evidence/console.log"
 _EXCERPT_LIMIT = 16384  # characters, in the schema
 _MESSAGE_WIDTH = 300
 
@@ -67,6 +67,21 @@ _REASONS: Mapping[str, str] = MappingProxyType(
     {defect.id: str(defect) for defect in reversed(DEFECTS)}
 )
 _ISSUE_VERSION = 1
+
+
+def write_kcidb(run: SuiteRun, path: Path, *, origin: str, folder: Path | None) -> str:
+    """Write the report, and say where, and what it leaves out.
+
+    Raises:
+        UserError: `origin` cannot be one.
+        InfraError: the report is not valid.
+        OSError: the file cannot be written.
+    """
+    path.write_text(json.dumps(kcidb_document(run, origin=origin, folder=folder), indent=2) + "\n")
+    left_out = len(without_kernel(run))
+    if not left_out:
+        return str(path)
+    return f"{path}, without {counted(left_out, 'test')} of no kernel, or of several"
 
 
 def kcidb_document(run: SuiteRun, *, origin: str, folder: Path | None) -> _Object:

@@ -1,52 +1,73 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scenario suite in pytest: markers, known defects as expected failures, and the summary.
+"""The tests that boot machines, in pytest: markers, outcomes, artefacts, and the summary.
 
     @pytest.mark.scenario(6)          # its number in the catalogue
     def test_...(trial): ...          # `trial` is the fixture of harness/conftest.py
 
 What a trial comes to is decided when its test function has returned, or when its guest has failed:
-a test cannot leave out the oracles.
+a test cannot leave out the oracles. What says nothing about the kernel is an error of pytest and
+never a failure; it is tried once more.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import shutil
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from imakexec.errors import GuestFailure, InfraError
+from imakexec.errors import GuestFailure, ImaKexecError, InfraError
 from imakexec.job import new_run_folder
 from imakexec.kernel.cache import Cache
-from imakexec.project import find_project
-from imakexec.report.suite import ScenarioResult, summary_lines
+from imakexec.project import boots_machines
+from imakexec.suite import artefacts
 from imakexec.suite.catalogue import CATALOGUE
+from imakexec.suite.collector import FOLDER, RESULT, Collector
+from imakexec.suite.notes import Notes, now
 from imakexec.suite.outcome import Outcome
+from imakexec.suite.result import TestResult
+from imakexec.suite.trial import Trial
 
-if TYPE_CHECKING:
-    from imakexec.suite.trial import Trial
-
-TRIAL = pytest.StashKey["Trial"]()
-"""Where the fixture leaves the trial of a test."""
+NOTES = pytest.StashKey[Notes]()
+"""Where the fixture leaves what becomes known of a test."""
 
 CACHE = pytest.StashKey[Cache]()
 """Where it leaves the cache that keeps the evidence of a failure."""
 
-_MEMINFO = Path("/proc/meminfo")
+_REPEATED = 1
+"""How often a try that has said nothing is repeated."""
 
-_MACHINE_MIB = 1536
-"""Memory of the host for a machine: the guest's, which is 1 GiB at most, and what is beside it."""
 
-_RESULT = "imakexec"
-"""The name of the property that carries a result from a worker of pytest-xdist."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that say what is reported, and where."""
+    group = parser.getgroup("imakexec reports")
+    group.addoption(
+        "--artefacts", type=Path, metavar="DIR", help="a folder for what each test leaves"
+    )
+    group.addoption(
+        "--html", type=Path, metavar="DIR", help="a page about this run; implies --artefacts DIR"
+    )
+    group.addoption("--json", type=Path, metavar="FILE", help="the results as JSON")
+    group.addoption("--ktap", type=Path, metavar="FILE", help="the results as KTAP")
+    group.addoption("--kcidb", type=Path, metavar="FILE", help="the results for KCIDB")
+    group.addoption(
+        "--kcidb-origin", default="imakexec", metavar="NAME", help="this CI's name in KCIDB"
+    )
+    group.addoption(
+        "--dump-memory", action="store_true", help="keep the memory of a guest that has failed"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the markers."""
+    """Describe the markers, and collect the results where pytest shows them."""
+    folder = config.getoption("--artefacts") or config.getoption("--html")
+    if folder is not None:
+        config.stash[FOLDER] = folder.absolute()
+    if folder is not None and not hasattr(config, "workerinput"):
+        _claim(folder)
     for line in (
         "scenario(number): a test of that scenario of the catalogue, docs/scenarios.md",
         "smoke: the shortest proof, under a minute; run with -m smoke",
@@ -57,17 +78,44 @@ def pytest_configure(config: pytest.Config) -> None:
         "under_debug: in the nightly set also on a kernel that reports its own mistakes",
     ):
         config.addinivalue_line("markers", line)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Collector(config), "imakexec-collector")
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder of all artefacts; nothing that is there already is mixed with them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_used = any(folder.iterdir())
+    except OSError as error:
+        raise pytest.UsageError(
+            f"no artefacts can be written to {folder}: {error.strerror}"
+        ) from error
+    if is_used:
+        raise pytest.UsageError(f"{folder} is not empty: name another folder, or remove this one")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let -k find a scenario by its name, and keep what is nightly out of the smoke set."""
+    """Let -k find a scenario by its name, keep what is nightly out of the smoke set, and have what
+    says nothing about a kernel repeated."""
     for item in items:
         marker = item.get_closest_marker("scenario")
         if marker is not None:
             item.extra_keyword_matches.add(CATALOGUE[marker.args[0]].keyword)
         if item.get_closest_marker("nightly") is not None:
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "smoke"]
+        if _is_of_suite(item):
+            item.add_marker(pytest.mark.flaky(reruns=_REPEATED, condition=_is_of_host))
+
+
+def _is_of_suite(item: pytest.Item) -> bool:
+    return item.get_closest_marker("scenario") is not None or boots_machines(item.path)
+
+
+def _is_of_host(error: BaseException | None) -> bool:
+    """Whether the host has failed, which it may not do the next time."""
+    return isinstance(error, InfraError)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,7 +127,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         answer = yield
     except GuestFailure as error:
         failure = error
-    trial = pyfuncitem.stash.get(TRIAL, None)
+    notes = pyfuncitem.stash.get(NOTES, None)
+    trial = None if notes is None else notes.trial
     if trial is None:
         if failure is not None:
             raise failure
@@ -105,130 +154,102 @@ def _end(trial: Trial) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell the host's trouble from the kernel's, and put into the report what the summary needs.
+    """Tell the host's trouble from the kernel's, and put the result into the report.
 
     A report is all that a worker sends home.
     """
     report = yield
-    trial = item.stash.get(TRIAL, None)
-    if call.when == "call" and report.outcome == "failed" and trial and trial.folder.exists():
-        report.sections.append(("Evidence is kept", _keep(trial.folder, item.stash[CACHE])))
-    if call.excinfo is not None and call.excinfo.errisinstance(InfraError):
+    error = None if call.excinfo is None else call.excinfo.value
+    is_infra = report.outcome == "failed" and not is_of_kernel(error)
+    if is_infra and _is_of_suite(item):
         report.when = "setup"  # what pytest and JUnit call an error and not a failure
-    marker = item.get_closest_marker("scenario")
-    if marker is None or (call.when != "call" and report.outcome == "passed"):
+    if not _is_of_suite(item) or (call.when != "call" and report.outcome == "passed"):
         return report
-    result = ScenarioResult(
-        number=marker.args[0],
-        kernel=_kernel_of(item),
-        outcome=_outcome(report),
-        why=_reason(report),
-        seconds=report.duration,
-        boot_seconds=trial.boot_seconds if trial else 0.0,
-    )
-    report.user_properties.append((_RESULT, result.to_json()))
+    notes = item.stash.get(NOTES, None)
+    result = result_of(item, report, error, notes)
+    setattr(report, RESULT, json.dumps(result.to_json()))
+    if notes is not None and notes.folder.exists():
+        with suppress(OSError, InfraError):  # a full disk must not take the report along
+            artefacts.write_result(notes.folder, result)
+        if report.outcome == "failed" and CACHE in item.stash:
+            kept = _keep(notes.folder, item.stash[CACHE])
+            report.sections.append(("Artefacts are kept", kept))
     return report
 
 
-def _keep(evidence: Path, cache: Cache) -> str:
-    """Copy it to where no pytest removes it after some runs: the folder, or why there is none."""
-    try:
-        kept = new_run_folder(cache)
-        shutil.copytree(evidence, kept)
-    except OSError as error:  # a full disk must not take the report along
-        return f"only in {evidence}: {error}"
-    return str(kept)
+def is_of_kernel(error: BaseException | None) -> bool:
+    """Whether an exception of a test says that the kernel under test is at fault.
+
+    A test says so by an assertion or by pytest.fail(), and a guest by what it does. All else has
+    gone wrong before there was anything to say: in the host, in the request, in the test itself.
+    """
+    return isinstance(error, AssertionError | pytest.fail.Exception | GuestFailure)
 
 
-def _kernel_of(item: pytest.Item) -> str:
-    spec = getattr(item, "callspec", None)
-    subject = spec.params.get("subject") if spec else None
-    return subject if isinstance(subject, str) else ""  # there may be no kernel to try it on
+def result_of(
+    item: pytest.Item,
+    report: pytest.TestReport,
+    error: BaseException | None,
+    notes: Notes | None,
+) -> TestResult:
+    """What a test has come to.
+
+    Args:
+        error: what it has ended with, None for nothing.
+        notes: None if it has not even begun.
+    """
+    marker = item.get_closest_marker("scenario")
+    outcome = _outcome(report, error)
+    why = _reason(report, error)
+    if notes is None:
+        notes = Notes(Path("/nonexistent"), 1, now())
+    budget = CATALOGUE[marker.args[0]].budget if marker else 0.0
+    return TestResult(
+        nodeid=item.nodeid,
+        outcome=outcome,
+        why=tuple(map(artefacts.one_line, why)),
+        ending=getattr(error, "ending", "") if outcome is not Outcome.PASS else "",
+        in_test=outcome is Outcome.INFRA and not isinstance(error, ImaKexecError),
+        started=notes.started,
+        seconds=report.duration,
+        budget=budget * max(1.0, notes.boot_seconds),
+        scenario=marker.args[0] if marker else None,
+        kernel=notes.kernel,
+        accelerator=notes.accelerator,
+        verdict=notes.judgement.verdict if notes.judgement else "",
+        folder=str(notes.folder) if notes.folder.exists() else "",
+        steps=tuple(notes.steps),
+        complaints=notes.complaints,
+    )
 
 
-def _outcome(report: pytest.TestReport) -> Outcome:
+def _outcome(report: pytest.TestReport, error: BaseException | None) -> Outcome:
     if report.outcome == "skipped":
         return Outcome.KNOWN if hasattr(report, "wasxfail") else Outcome.SKIP
     if report.outcome == "failed":
-        return Outcome.INFRA if report.when == "setup" else Outcome.FAIL
+        return Outcome.FAIL if is_of_kernel(error) else Outcome.INFRA
     return Outcome.PASS
 
 
-def _reason(report: pytest.TestReport) -> str:
+def _reason(report: pytest.TestReport, error: BaseException | None) -> list[str]:
     if hasattr(report, "wasxfail"):
-        return report.wasxfail.removeprefix("reason: ")
+        return report.wasxfail.removeprefix("reason: ").splitlines()
     if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2]).removeprefix("Skipped: ")
-    return ""
+        return [str(report.longrepr[2]).removeprefix("Skipped: ")]
+    if report.outcome != "failed" or error is None:
+        return []
+    if isinstance(error, ImaKexecError):
+        return [error.what]
+    if isinstance(error, pytest.fail.Exception):
+        return str(error).splitlines()
+    return [f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show every scenario with its outcomes, its time and its budget."""
-    results = [
-        ScenarioResult.from_json(value)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == _RESULT
-    ]
-    if results:
-        terminalreporter.section("scenarios")
-        for line in summary_lines(results):
-            terminalreporter.write_line(line)
-
-
-@pytest.hookimpl(wrapper=True)  # around pytest-xdist's own, which comes first of the others
-def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
-    """Choose the number of workers where the user has not, for tests that boot machines."""
-    _choose_workers(config)
-    return (yield)
-
-
-def _choose_workers(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", 0) is not None:
-        return
-    if any(_boots_machines(Path(argument.partition("::")[0])) for argument in config.args):
-        config.option.numprocesses = "auto"
-
-
-def _boots_machines(path: Path) -> bool:
-    return (path if path.is_dir() else path.parent).resolve() == find_project() / "harness"
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """How many machines this host runs side by side: one for each CPU, if there is memory for it.
-
-    A guest keeps one busy, by either accelerator, and what drives and judges it runs while others
-    wait. 0 is for a single one, in this process.
-    """
-    cpus = len(os.sched_getaffinity(0))
-    workers = workers_for(
-        cpus, cpu_max=_text_of(Path("/sys/fs/cgroup/cpu.max")), meminfo=_text_of(_MEMINFO)
-    )
-    return workers if workers > 1 else 0
-
-
-def workers_for(cpus: int, *, cpu_max: str, meminfo: str) -> int:
-    """The number of workers, at least one.
-
-    Args:
-        cpus: that this process may run on.
-        cpu_max: the control group's quota and period in microseconds, or "max" for no quota
-            (Documentation/admin-guide/cgroup-v2.rst); empty where there is none.
-        meminfo: /proc/meminfo; empty where there is none.
-    """
-    quota = re.match(r"(\d+) (\d+)", cpu_max)
-    if quota is not None:
-        cpus = min(cpus, round(int(quota[1]) / int(quota[2])))
-    available = re.search(r"^MemAvailable: +(\d+) kB", meminfo, re.MULTILINE)
-    if available is not None:
-        cpus = min(cpus, (int(available[1]) >> 10) // _MACHINE_MIB)
-    return max(cpus, 1)
-
-
-def _text_of(path: Path) -> str:
+def _keep(folder: Path, cache: Cache) -> str:
+    """Copy it to where no pytest removes it after some runs: the folder, or why there is none."""
     try:
-        return path.read_text()
-    except OSError:
-        return ""
+        kept = new_run_folder(cache)
+        shutil.copytree(folder, kept)
+    except OSError as error:  # a full disk must not take the report along
+        return f"only in {folder}: {error}"
+    return str(kept)

@@ -22,6 +22,7 @@ from imakexec.scenario import Load, LoadedKernel, Session
 from imakexec.suite import oracles
 from imakexec.suite.catalogue import Scenario
 from imakexec.suite.defects import LISTED, Defect, known_defects
+from imakexec.suite.notes import Notes
 from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
 from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.properties import KernelProperties
@@ -46,6 +47,7 @@ class Trial:
         kernel: what the kernel under test sets out to do.
         open_session: starts its machine; takes fields of `JobOptions`.
         folder: where the evidence goes.
+        notes: what becomes known of the test.
         fixed: ids of known defects that the kernel has not.
         case: words that tell this test from others of the scenario, for `Defect.case`.
         set_aside: records that were taken from the running kernel's list, staged or deleted, as
@@ -61,6 +63,7 @@ class Trial:
     kernel: KernelProperties
     open_session: OpenSession
     folder: Path
+    notes: Notes
     fixed: frozenset[str] = frozenset()
     case: frozenset[str] = frozenset()
     set_aside: bytes = b""
@@ -316,6 +319,8 @@ class Trial:
 
     def _judge(self) -> None:
         self.judgement = judge_folder(self.folder)
+        self.notes.take_judgement(self.judgement, self.folder)
+        self.notes.complaints = self.complaints
         found = [
             *oracles.boot_findings(self.judgement, self._readings, self._starts),
             *oracles.count_findings(self._readings, self._padded),
@@ -368,6 +373,7 @@ class Trial:
 
     def died(self, failure: GuestFailure) -> None:
         """The machine is gone because the guest failed: what is left is what the kernels said."""
+        self.notes.complaints = self.complaints
         self.findings.append(Finding(Oracle.ALIVE, failure.what))
         self.findings += oracles.message_findings(self.complaints)
 
