@@ -203,8 +203,8 @@ def test_the_exit_status_tells_a_verdict_from_none(
 
 def test_a_failure_elsewhere_is_no_trouble_of_the_host(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(TESTS, other="def test_other_of_the_host_fails(): assert False")
-    ran = pytester.runpytest_inprocess(*PLUGINS, ".", "other.py", "-k", "the_host_fails")
+    pytester.makepyfile(TESTS, test_other="def test_other_of_the_host_fails(): assert False")
+    ran = pytester.runpytest_inprocess(*PLUGINS, "-k", "of_the_host_fails or test_the_host_fails")
     assert ran.ret == 1
 
 
