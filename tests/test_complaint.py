@@ -62,6 +62,7 @@ def reports(log: str) -> list[Complaint]:
     return list(find_complaints((LOGS / log).read_text().splitlines()))
 
 
+WRITE = "direct_entry:full_proxy_write:vfs_write"
 LKDTM = "direct_entry:full_proxy_write:vfs_write:ksys_write"
 SOFT_LOCKUP = ("soft lockup", f"lkdtm_SOFTLOCKUP:{LKDTM}")
 
@@ -83,7 +84,7 @@ SOFT_LOCKUP = ("soft lockup", f"lkdtm_SOFTLOCKUP:{LKDTM}")
                 SOFT_LOCKUP,
                 (
                     "RCU stall",
-                    "__schedule:schedule:schedule_timeout:rcu_gp_fqs_loop:rcu_gp_kthread",
+                    "rcu_gp_fqs_loop:rcu_gp_kthread:kthread:ret_from_fork",
                 ),
                 SOFT_LOCKUP,
             ],
@@ -102,11 +103,25 @@ SOFT_LOCKUP = ("soft lockup", f"lkdtm_SOFTLOCKUP:{LKDTM}")
             [
                 (
                     "sleep in atomic context",
-                    "__schedule_bug:__schedule:schedule:exit_to_user_mode_prepare:"
-                    "syscall_exit_to_user_mode",
+                    "exit_to_user_mode_prepare:syscall_exit_to_user_mode:do_syscall_64:"
+                    "entry_SYSCALL_64_after_hwframe",
                 )
             ],
         ),
+        ("x86_64-hung-task.txt", [("hung task", f"lkdtm_HUNG_TASK:lkdtm_do_action:{WRITE}")] * 2),
+        (
+            "arm64-bug.txt",
+            [
+                ("kernel bug", f"lkdtm_BUG:{LKDTM}"),
+                # It goes on after that in no good state: PANIC_ON_OOPS was switched off.
+                ("warning", "ct_kernel_exit:ct_idle_enter:do_idle:cpu_startup_entry:rest_init"),
+            ],
+        ),
+        (
+            "arm64-panic.txt",
+            [("panic", f"__lkdtm_REPORT_STACK_CANARY:lkdtm_do_action:{WRITE}")],
+        ),
+        ("arm64-hung-task.txt", [("hung task", f"lkdtm_HUNG_TASK:lkdtm_do_action:{WRITE}")] * 2),
         ("arm64-oops.txt", [("bad access", "sysrq_handle_crash"), ("panic", "")]),
     ],
 )

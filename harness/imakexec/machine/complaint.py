@@ -302,11 +302,9 @@ class _Open:
 
     def is_over_before(self, line: str) -> bool:
         """Whether the last line has ended a call trace that has no mark at its end."""
-        return (
-            self.pattern.end == _TASK
-            and _FRAME.search(self.lines[-1]) is not None
-            and _WITHIN_TRACE.search(line) is None
-        )
+        if self.pattern.end != _TASK or any("<TASK>" in said for said in self.lines):
+            return False
+        return _FRAME.search(self.lines[-1]) is not None and _WITHIN_TRACE.search(line) is None
 
     def close(self, *, whole: bool) -> Complaint:
         return Complaint(self.pattern, self.boot, self.place, tuple(self.lines), whole)
@@ -365,7 +363,7 @@ _REPORTERS = re.compile(
     r"lockdep_\w+|print_\w*(?:bug|usage)\w*|check_\w+|__lock_acquire|lock_acquire|validate_chain|"
     r"mark_\w+|__might_resched|__might_sleep|bug_handler|call_break_hook|brk_handler|"
     r"do_debug_exception|el1_dbg|rcu_\w*stall\w*|print_other_cpu_stall|\w*nmi\w*|"
-    r"watchdog_timer_fn)$"
+    r"watchdog_timer_fn|__switch_to|(?:__)?schedule(?:_timeout|_bug)?)$"
 )
 
 
