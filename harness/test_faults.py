@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ from imakexec import job, process, scenario
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, ImaKexecError, InfraError
 from imakexec.kernel.build import KernelRequest
+from imakexec.machine.watch import Cause
 from imakexec.scenario import Session
 
 NO_INIT = "rdinit=/none"
@@ -27,6 +29,10 @@ NO_AGENT = "rdinit=/bin/sh"
 """Makes a guest that lives and never says hello."""
 NO_TPM = "initcall_blacklist=init_tis"
 """Keeps the kernel from finding its TPM."""
+
+HOGS = 6
+BUSY_SCRIPT = "sleep 2; echo '<3>tpm tpm0: Operation Timed out' >/dev/kmsg; sleep 1; false"
+"""What a kernel says that gives up its TPM, and a command that fails of it."""
 
 HANG_SECONDS = 4.0
 """How long a guest that does not answer is waited for here; it boots in less."""
@@ -200,6 +206,33 @@ def test_a_process_of_the_machine_that_is_stopped(
         os.kill(victim(session), signal.SIGSTOP)
         with failure(InfraError, what, within=8):
             session.guest.tpm(_GET_RANDOM, Deadline.after(1))
+
+
+@contextmanager
+def busy_cpu(pid: int) -> Iterator[None]:
+    """Have a process share one CPU with others that never rest."""
+    cpu = min(os.sched_getaffinity(0))
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {cpu})
+    hogs = [
+        subprocess.Popen(["taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"])
+        for _ in range(HOGS)
+    ]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def test_a_tpm_that_is_late_because_the_host_is_busy(lab: Lab, patched: KernelRequest) -> None:
+    what = "this host has kept QEMU or swtpm waiting.*Operation Timed out.*then: a command ended"
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        with busy_cpu(qemu(session)), pytest.raises(InfraError, match=what) as caught:
+            shell(session, BUSY_SCRIPT, seconds=60)
+    assert caught.value.ending == Cause.KEPT_WAITING
 
 
 # TPM2_GetRandom(8): tag, size, command code, count (TPM 2.0 Library, part 3, 16.1).

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import gc
 import os
 import subprocess
 import threading
@@ -68,6 +69,18 @@ def test_what_is_said_to_a_diagnosis_is_no_part_of_the_run(tmp_path: Path) -> No
     assert logged(tmp_path / "console.log") == ["before"]
     assert logged(tmp_path / "console-0.log") == ["before"]
     assert logged(tmp_path / "other.log") == ["after", SECOND]
+
+
+def test_a_console_that_has_ended_can_still_be_diverted(tmp_path: Path) -> None:
+    with console(tmp_path) as (watched, guest, _):
+        guest.write(b"before\n")
+        guest.close()
+        watched.drain(5)
+        time.sleep(0.1)
+        watched.divert(tmp_path / "other.log")
+        gc.collect()  # a file that was left open is a warning, and an error here
+    assert logged(tmp_path / "console.log") == ["before"]
+    assert logged(tmp_path / "other.log") == []
 
 
 def test_a_line_cut_into_pieces_is_one_line(tmp_path: Path) -> None:

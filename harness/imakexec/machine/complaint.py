@@ -39,7 +39,8 @@ class Pattern:
         end: searched at the start of a message, which then is the report's last; empty for a report
             of one line.
         is_panic: whether the kernel is dead with it.
-        is_host: whether a host with other things to do causes it as well.
+        host_seconds: for how long a host with other things to do must keep a machine waiting to
+            cause it as well; 0 if it cannot.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Pattern:
     texts: tuple[str, ...] = ()
     end: str = ""
     is_panic: bool = False
-    is_host: bool = False
+    host_seconds: float = 0.0
 
 
 _TRACE = r"---\[ end trace "  # kernel/panic.c
@@ -64,8 +65,8 @@ _FATAL, _SUSPICIOUS = Severity.FATAL, Severity.SUSPICIOUS
 # mm/kasan/report.c, arch/*/mm/fault.c, arch/*/kernel/traps.c, drivers/char/tpm.
 PATTERNS: tuple[Pattern, ...] = (
     Pattern("panic", _FATAL, r"Kernel panic - not syncing", end=_PANIC, is_panic=True),
-    Pattern("soft lockup", _SUSPICIOUS, r"(watchdog: )?BUG: soft lockup", end=_TASK, is_host=True),
-    Pattern("workqueue lockup", _SUSPICIOUS, r"BUG: workqueue lockup", is_host=True),
+    Pattern("soft lockup", _SUSPICIOUS, r"(watchdog: )?BUG: soft lockup", end=_TASK),
+    Pattern("workqueue lockup", _SUSPICIOUS, r"BUG: workqueue lockup"),
     Pattern("KASAN report", _FATAL, r"BUG: KASAN: ", end=_KASAN),
     Pattern(
         "sleep in atomic context",
@@ -95,7 +96,6 @@ PATTERNS: tuple[Pattern, ...] = (
         _SUSPICIOUS,
         r"rcu: INFO: .*(self-)?detected.* stall",
         end=_TASK,
-        is_host=True,
     ),
     Pattern(
         "hung task",
@@ -126,7 +126,7 @@ PATTERNS: tuple[Pattern, ...] = (
         _SUSPICIOUS,
         # -62 is -ETIME.
         r"tpm tpm\d+: (.*[Tt]imed [Oo]ut|.*: error -62$)",
-        is_host=True,
+        host_seconds=0.2,  # TPM2_TIMEOUT_C, include/linux/tpm.h
     ),
     Pattern("TPM error", _SUSPICIOUS, r"tpm tpm\d+: .*(A TPM error|: error -\d+$)"),
     Pattern(

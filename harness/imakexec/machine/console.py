@@ -111,6 +111,9 @@ class _Logs:
     def divert(self, path: Path) -> None:
         other = _create(path)
         with self._lock:
+            if self._whole.closed:  # the console has ended: there will be nothing to write
+                other.close()
+                return
             self._close()
             self._whole, self._boot = other, None
 

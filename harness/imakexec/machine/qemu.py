@@ -27,11 +27,12 @@ from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.complaint import Severity
+from imakexec.machine.complaint import Pattern, Severity
 from imakexec.machine.console import Console, ConsoleLine, console_pipe
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
 from imakexec.machine.events import FILE as EVENTS
 from imakexec.machine.events import EventLog
+from imakexec.machine.host_load import HostLoad
 from imakexec.machine.monitor import Event, Monitor, MonitorClosed
 from imakexec.machine.swtpm import Swtpm, require_swtpm, start_swtpm, swtpm_argv
 from imakexec.machine.watch import Cause, Child, Expected, Sighting, Watch
@@ -208,6 +209,8 @@ class Machine:
         watch: where every wait on this machine ends.
         qmp: QEMU's monitor.
         channel_socket: our end of the agent's virtio-serial port.
+        load: how long the host keeps it waiting.
+        excuse: how that explains what the guest says; empty if it does not.
         argv: QEMU's command line.
         swtpm: the TPM, None without one.
 
@@ -240,6 +243,8 @@ class Machine:
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes]
         self._keys: FileIO
+        self.load = HostLoad(self._pids)
+        self.excuse = ""
         self._has_keys = False
 
     def __enter__(self) -> Self:
@@ -255,6 +260,10 @@ class Machine:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _pids(self) -> list[int]:
+        swtpm = [] if self.swtpm is None else [self.swtpm.process.pid]
+        return [self._process.pid, *swtpm]
 
     @property
     def pid(self) -> int:
@@ -392,6 +401,7 @@ class Machine:
                 self.epochs.describe,
                 is_executing=lambda: self.epochs.phase is Phase.EXECUTING,
                 on_report=self._note_sighting,
+                excuse=lambda: self.excuse,
             )
         )
         # The console is closed after QEMU has ended, so that its log holds the last words.
@@ -400,6 +410,7 @@ class Machine:
         self.qmp = stack.enter_context(Monitor(monitor, self._take_event))
         self._launch(stack, ends)
         self._watch_children()
+        stack.enter_context(self.load)
         self.execute("cont")
 
     def _start_swtpm(self, stack: ExitStack) -> Swtpm | None:
@@ -457,11 +468,20 @@ class Machine:
         if line.banner is not None:
             self._take_banner(line.banner)
         if line.pattern is not None:
-            self.events.add("complaint", name=line.pattern.name, line=line.text)
+            self._note_complaint(line.pattern, line.text)
         if line.pattern is not None and line.pattern.severity is Severity.FATAL:
             cause = Cause.PANIC if line.pattern.is_panic else Cause.OOPS
             self.watch.report(Sighting(cause, f"{line.pattern.name} in the guest: {line.text}"))
         self.watch.notice()
+
+    def _note_complaint(self, pattern: Pattern, text: str) -> None:
+        waited = self.load.longest_before(time.monotonic())
+        self.events.add("complaint", name=pattern.name, line=text, waited=round(waited, 3))
+        if pattern.host_seconds and waited >= pattern.host_seconds:
+            self.excuse = (
+                f"this host has kept QEMU or swtpm waiting for a CPU, for {waited:.2f} s within "
+                f"half a second, and a kernel gives its TPM {pattern.host_seconds} s: {text}"
+            )
 
     def _take_banner(self, banner: str) -> None:
         try:

@@ -53,6 +53,7 @@ class Cause(StrEnum):
     # What nobody sees happen: a process is there and does not work, or the guest does not do in
     # time what it was asked.
     STUCK = "QEMU or swtpm does not work"
+    KEPT_WAITING = "kept waiting by the host"
     NO_NEXT_KERNEL = "next kernel never came up"
     NO_PROGRESS = "no progress"
     OUT_OF_TIME = "out of time"
@@ -161,6 +162,7 @@ class Watch:
         console: where tails and log paths in error messages come from.
         phase: says in a few words what the guest is doing ("boot 0, running"), for messages.
         is_executing: says whether a kexec was executed and the next kernel has not come up yet.
+        excuse: says how the host has kept the guest from working; empty if it has not.
         on_report: called with each observation, in the thread that has made it.
     """
 
@@ -171,11 +173,13 @@ class Watch:
         *,
         is_executing: Callable[[], bool] = bool,
         on_report: Callable[[Sighting], None] | None = None,
+        excuse: Callable[[], str] = str,
     ) -> None:
         self._console = console
         self._phase = phase
         self._is_executing = is_executing
         self._on_report = on_report
+        self._excuse = excuse
         self._changed = threading.Condition()
         self._generation = 0
         self._pending: list[Sighting] = []
@@ -343,6 +347,9 @@ class Watch:
                 )
                 stuck.ending = Cause.STUCK
                 return stuck
+        excuse = self._excuse()
+        if excuse:
+            return kept_waiting(excuse, failure.what, where=self._console.path)
         failure.where = failure.where or str(self._console.path)
         shown = [failure.tail, "on the console:"] if failure.tail else []
         failure.tail = "\n".join([*shown, self._console.tail()])
@@ -402,6 +409,23 @@ class Watch:
             remedy="read the console from the first complaint on",
             tail=self._console.tail(),
         )
+
+
+def kept_waiting(excuse: str, what: str, *, where: Path) -> InfraError:
+    """The error for a failure that the load of this host explains.
+
+    Args:
+        excuse: how the host has kept the guest from working.
+        what: has come of it.
+        where: the console.
+    """
+    error = InfraError(
+        f"{excuse}; then: {what}",
+        where=str(where),
+        remedy="nothing is known about the kernel; run again with less work on this host",
+    )
+    error.ending = Cause.KEPT_WAITING
+    return error
 
 
 def _tail_of(log: Path | None, lines: int = 20) -> str:

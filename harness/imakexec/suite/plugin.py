@@ -22,6 +22,7 @@ import pytest
 from imakexec.errors import GuestFailure, ImaKexecError, InfraError
 from imakexec.job import new_run_folder
 from imakexec.kernel.cache import Cache
+from imakexec.machine.watch import kept_waiting
 from imakexec.project import boots_machines
 from imakexec.suite import artefacts
 from imakexec.suite.catalogue import CATALOGUE
@@ -144,6 +145,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 def _end(trial: Trial) -> None:
     conclusion = trial.conclude()
     text = "\n".join(conclusion.lines)
+    if conclusion.outcome is Outcome.FAIL and trial.excuse:
+        raise kept_waiting(trial.excuse, text, where=trial.folder)
     if conclusion.outcome is Outcome.FAIL:
         pytest.fail(f"{text}\nevidence: {trial.folder}", pytrace=False)
     if conclusion.outcome is Outcome.KNOWN:

@@ -378,6 +378,11 @@ class Trial:
         self.findings += oracles.message_findings(self.complaints)
 
     @property
+    def excuse(self) -> str:
+        """How the host has kept the guest from working; empty if it has not."""
+        return self.session.machine.excuse if hasattr(self, "session") else ""
+
+    @property
     def may_die(self) -> bool:
         """Whether a known defect kills the guest."""
         return any(Oracle.ALIVE in defect.breaks for defect in self.defects)
