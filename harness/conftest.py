@@ -31,7 +31,7 @@ from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
 from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
-from imakexec.kernel.build import KernelImage, KernelRequest
+from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.config import has_extra_memory, has_ima_option, values
 from imakexec.kernel.source import SourceTree
@@ -99,6 +99,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--debug-kernel", action="store_true", help="every kernel reports its own mistakes"
+    )
+    group.addoption(
+        "--debug-info", action="store_true", help="call traces are decoded to lines of the source"
     )
     group.addoption("--mutation", type=Path, help="a patch that breaks the series on purpose")
     group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
@@ -293,7 +296,8 @@ class Kernels:
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
         self.base: str = config.getoption("--base")
         self.has_series = has_series(self.base)
-        self._debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
+        debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
+        self._debug = (*debug, *(DEBUG_INFO if config.getoption("--debug-info") else ()))
         mutation: Path | None = config.getoption("--mutation")
         self._mutation = () if mutation is None else (mutation.resolve(),)
         self._arch = chosen_arch(config)

@@ -7,6 +7,7 @@ LKDTM, the kernel's own tester of crashes, is made to do each of them.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from imakexec import scenario
 from imakexec.arch import Feature
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, ImaKexecError
-from imakexec.kernel.build import KernelRequest
-from imakexec.machine.complaint import Complaint, find_complaints
+from imakexec.kernel.build import DEBUG_INFO, KernelRequest
+from imakexec.machine.complaint import read_complaints
 from imakexec.machine.watch import Cause
 from imakexec.scenario import Session
 
@@ -48,19 +49,13 @@ def failure_of(lab: Lab, kernel: KernelRequest, how: str) -> ImaKexecError:
     with pytest.raises(GuestFailure) as caught, lab.session(kernel) as session:
         crash(session, how)
     assert "] " in caught.value.tail, "no line of a kernel's console"
-    assert "diagnosis:" in caught.value.__notes__[0]
+    assert "diagnosis, in" in caught.value.__notes__[0]
     return caught.value
-
-
-def said(console: Path) -> list[Complaint]:
-    """The complaints in a console."""
-    lines = console.read_text(errors="replace").splitlines()
-    return list(find_complaints(line.lstrip().partition(" ")[2] for line in lines))
 
 
 def functions(console: Path) -> set[str]:
     """The innermost functions of all complaints in a console."""
-    return {complaint.fingerprint.partition(":")[0] for complaint in said(console)}
+    return {complaint.fingerprint.partition(":")[0] for complaint in read_complaints(console)}
 
 
 @pytest.mark.parametrize("how", ["PANIC", "BUG", "EXCEPTION"])
@@ -79,6 +74,14 @@ def test_a_warning_ends_nothing_and_is_known(lab: Lab, crashing: KernelRequest) 
     assert [complaint["name"] for complaint in complaints] == ["warning"]
 
 
+@pytest.mark.nightly
+def test_call_traces_lead_to_lines_of_the_source(lab: Lab, kernels: Kernels) -> None:
+    kernel = kernels.series(extra_memory_kb=ENOUGH_KB, symbols=(*LKDTM, *DEBUG_INFO))
+    failure_of(lab, kernel, "BUG")
+    decoded = (lab.folder / "call-traces.txt").read_text()
+    assert re.search(r"lkdtm_BUG \(.*drivers/misc/lkdtm/bugs\.c:\d+", decoded), decoded
+
+
 def test_a_cpu_that_handles_no_interrupts(lab: Lab, crashing: KernelRequest) -> None:
     """Neither the agent nor sysrq answer: QEMU and a non-maskable interrupt say where it is."""
     failure = failure_of(lab, crashing, "HARDLOCKUP")
@@ -90,7 +93,7 @@ def test_a_cpu_that_handles_no_interrupts(lab: Lab, crashing: KernelRequest) -> 
     if crashing.arch.nmi_panics:
         assert functions(told / "console.log") == {"lkdtm_HARDLOCKUP"}
     # What it said when it was asked is no part of the run.
-    assert said(lab.folder / "console.log") == []
+    assert read_complaints(lab.folder / "console.log") == []
 
 
 @pytest.mark.parametrize(

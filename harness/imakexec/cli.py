@@ -131,7 +131,9 @@ def _explained(error: Exception) -> ImaKexecError:
 
 def _report(error: ImaKexecError, result: ResultFile | None) -> int:
     """Print an error, write it where the result is missed, and return its exit code."""
-    _err.print(f"imakexec: {error}", markup=False, highlight=False)
+    # Behind the error stands what a guest that failed could still tell.
+    for text in (f"imakexec: {error}", *getattr(error, "__notes__", ())):
+        _err.print(text, markup=False, highlight=False)
     if result is not None:
         # The error itself matters more than a file that cannot take it and is empty by now.
         with suppress(ImaKexecError):
@@ -203,6 +205,9 @@ def run_command(
         bool, typer.Option("--keep", help="Keep kernels and initramfs with the evidence.")
     ] = False,
     json_file: _JudgementFile = None,
+    debug_info: Annotated[
+        bool, typer.Option("--debug-info", help="Decode call traces to lines of the source.")
+    ] = False,
     shell: Annotated[
         ShellIn | None, typer.Option(help="Stop for an interactive shell in the guest.")
     ] = None,
@@ -221,7 +226,7 @@ def run_command(
 
     def work() -> int:
         from imakexec import job
-        from imakexec.kernel.build import KernelRequest
+        from imakexec.kernel.build import DEBUG_INFO, KernelRequest
         from imakexec.machine.qemu import command_lines
         from imakexec.project import find_project
         from imakexec.report import live
@@ -233,6 +238,7 @@ def run_command(
             patches=patches,
             extra_memory_kb=extra_memory_kb,
             arch=ARCHES[arch],
+            symbols=DEBUG_INFO if debug_info else (),
         )
         options = job.JobOptions(
             kernel=request,

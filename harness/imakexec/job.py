@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from imakexec import __version__, scenario
 from imakexec.arch import X86_64, Arch
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError, UserError
+from imakexec.errors import InfraError, UserError, printable
 from imakexec.evidence import EvidenceWriter
 from imakexec.kernel.build import KernelImage, KernelRequest, build_kernel, find_source
 from imakexec.kernel.cache import Cache
@@ -36,7 +36,7 @@ from imakexec.kernel.config import values as config_values
 from imakexec.kernel.guest_image import GuestImage, build_guest_image
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_accelerator
-from imakexec.machine.complaint import complaint_lines
+from imakexec.machine.complaint import complaint_lines, read_complaints
 from imakexec.machine.console import ConsoleLine, boot_log
 from imakexec.machine.diagnosis import FOLDER as DIAGNOSIS
 from imakexec.machine.diagnosis import diagnose
@@ -59,6 +59,10 @@ _IMAGE_SECONDS = 600.0
 _SHELL_SECONDS = 24 * 3600.0
 _VERSION_SECONDS = 20.0
 _KEPT_RUNS = 50
+
+DECODED = "call-traces.txt"
+"""The call traces of a console, with lines of the source, where there are symbols."""
+
 _POLICY_WORDS = {
     Policy.BUILTIN: "ima_policy=tcb|critical_data",
     Policy.TCB: "ima_policy=tcb",
@@ -418,7 +422,8 @@ def _diagnose(
     is_known = boot == 0 or prepared.next_image == prepared.kernel.image
     symbols = _symbols(prepared.kernel) if is_known else None
     found = diagnose(machine, folder / DIAGNOSIS, symbols=symbols, memory=memory)
-    error.add_note("\n".join(["diagnosis:", *(f"  {line}" for line in found.lines)]))
+    lines = [f"  {printable(line)}" for line in found.lines]
+    error.add_note("\n".join([f"diagnosis, in {found.folder}:", *lines]))
 
 
 def _symbols(kernel: KernelImage) -> Symbols | None:
@@ -550,6 +555,7 @@ def _sha256(path: Path) -> str:
 
 
 def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> None:
+    _decode(evidence.folder, prepared)
     for path in _written_meanwhile(evidence.folder):
         evidence.add_file(str(path.relative_to(evidence.folder)), path)
     evidence.add_file("kernel.config", prepared.kernel.config)
@@ -561,11 +567,31 @@ def _add_files(evidence: EvidenceWriter, prepared: Prepared, *, keep: bool) -> N
             evidence.add_file("System.map", prepared.kernel.system_map)
 
 
+def _decode(folder: Path, prepared: Prepared) -> None:
+    """Write the call traces of all complaints beside the console, with lines of the source."""
+    debug_info = prepared.kernel.debug_info
+    if debug_info is None:
+        return
+    is_same = prepared.next_image == prepared.kernel.image
+    for console in (folder / "console.log", folder / DIAGNOSIS / "console.log"):
+        if not console.is_file():
+            continue
+        found = [
+            line
+            for complaint in read_complaints(console)
+            if is_same or complaint.boot == 0
+            for line in complaint.lines
+        ]
+        if found:
+            with suppress(InfraError, OSError):  # a call trace that is not decoded is still one
+                console.with_name(DECODED).write_text(debug_info.decode(found), encoding="utf-8")
+
+
 def _written_meanwhile(folder: Path) -> Iterator[Path]:
     """What the machine itself has written into an evidence folder."""
     console = folder / "console.log"
     boots = takewhile(Path.is_file, (boot_log(console, boot) for boot in count()))
-    logs = (folder / name for name in (EVENTS, "qemu.log", "swtpm.log"))
+    logs = (folder / name for name in (DECODED, EVENTS, "qemu.log", "swtpm.log"))
     told = sorted((folder / DIAGNOSIS).glob("*"))
     yield from filter(Path.is_file, (console, *boots, *logs, *told))
 

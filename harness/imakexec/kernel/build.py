@@ -4,8 +4,8 @@
 The key is made of inputs alone: the source's identity, the patches, the fragments and options, and
 the compiler. So a kernel that was built before is found without unpacking, configuring or looking
 at a tree. What is kept of a build is what a run needs and what evidence shows: boot image,
-configuration, System.map and log. vmlinux is not, at several times their size: it can be built
-again in seconds from the build folder.
+configuration, System.map and log. vmlinux is kept only with DWARF, which nobody has by chance: it
+is many times their size.
 
 A build folder is kept per source, architecture and set of requested symbols. One that a kill
 interrupted is thrown away, because a truncated object file looks finished to make; ccache then has
@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from imakexec import process
@@ -28,6 +28,7 @@ from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
 from imakexec.kernel import config
 from imakexec.kernel.cache import Cache
+from imakexec.kernel.decode import SCRIPT, DebugInfo
 from imakexec.kernel.given import GivenKernel, require_symbols
 from imakexec.kernel.make import REPRODUCIBLE, KernelMake, build_folder, complaints, jobs
 from imakexec.kernel.series import PatchSeries
@@ -43,7 +44,11 @@ _COMMON_FRAGMENT = "Kconfig.fragment"
 _RESTING_FRAGMENT = "Kconfig.scenarios.fragment"
 _DEFAULT_SERIES = "linux-6.1.y"
 # What every file is compiled otherwise with, beside the common fragment.
-_REACHES_ALL_FILES = ("KASAN", "MODULES", "RANDOMIZE_BASE")
+_REACHES_ALL_FILES = ("KASAN", "MODULES", "RANDOMIZE_BASE", "DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT")
+
+DEBUG_INFO = ("CONFIG_DEBUG_KERNEL=y", "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y")
+"""What a kernel is built with so that its call traces can be decoded to lines of the source."""
+
 _DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
@@ -105,6 +110,7 @@ class KernelImage:
         warnings: of the compiler and the build tools, for the files that this build compiled; a
             file that was up to date in the build folder was reported by the build that made it.
         patch_digests: SHA-256 of each patch file, in hexadecimal.
+        debug_info: what its call traces are decoded with; None if nobody has it.
     """
 
     image: Path
@@ -119,6 +125,7 @@ class KernelImage:
     extra_memory_kb: int | None
     warnings: tuple[str, ...]
     patch_digests: tuple[str, ...] = ()
+    debug_info: DebugInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,9 @@ def build_kernel(
     if request.image is not None:
         wanted = needed_symbols(request, project)
         with cache.lock("given", deadline, progress):
-            return given_kernel(request.image, request.config, wanted=wanted, cache=cache)
+            kernel = given_kernel(request.image, request.config, wanted=wanted, cache=cache)
+        found = DebugInfo.beside(request.image, kernel.banner, request.arch.cross_compile)
+        return replace(kernel, debug_info=found)
     source = find_source(request, cache, progress, deadline)
     plan = _Plan(
         request=request,
@@ -324,7 +333,13 @@ def _load(plan: _Plan, cache: Cache) -> KernelImage | None:
         extra_memory_kb=facts["extra_memory_kb"],
         warnings=tuple(facts["warnings"]),
         patch_digests=tuple(patch.digest for patch in plan.series.patches),
+        debug_info=_kept_debug_info(entry, plan.request.arch),
     )
+
+
+def _kept_debug_info(entry: Path, arch: Arch) -> DebugInfo | None:
+    vmlinux, script = entry / "vmlinux", entry / Path(SCRIPT).name
+    return DebugInfo(vmlinux, script, arch.cross_compile) if vmlinux.is_file() else None
 
 
 @dataclass
@@ -437,6 +452,9 @@ class _Build:
         shutil.copyfile(self._log, folder / self._log.name)
         shutil.copyfile(self._objects / ".config", folder / "config")
         shutil.copyfile(self._objects / "System.map", folder / "System.map")
+        if actual.get("DEBUG_INFO") == "y":
+            shutil.copyfile(self._objects / "vmlinux", folder / "vmlinux")
+            shutil.copyfile(self.work.tree / SCRIPT, folder / Path(SCRIPT).name)
         extra = actual.get(config.EXTRA_MEMORY)
         facts = {
             "release": (self._objects / "include/config/kernel.release").read_text().strip(),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a kernel says that no healthy one says: one report each, from its first line to its last.
 
-The kinds of reports are data. Text goes in, reports come out; nothing here reads a file or knows a
-machine, so that each kind is tested on a genuine log (tests/console_logs).
+The kinds of reports are data. Text goes in, reports come out; nothing here knows a machine, so that
+each kind is tested on a genuine log (tests/console_logs).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 # A report that has no end in the log must not swallow all that follows.
 _LONGEST_REPORT = 200
@@ -347,6 +348,16 @@ def find_complaints(lines: Iterable[str]) -> Iterator[Complaint]:
                 current = None
     if current is not None:
         yield current.close(whole=False)
+
+
+def read_complaints(console: Path) -> list[Complaint]:
+    """The reports in a file that `machine.console` has written, each line with its time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    lines = console.read_text(encoding="utf-8", errors="replace").splitlines()
+    return list(find_complaints(line.lstrip().partition(" ")[2] for line in lines))
 
 
 def complaint_lines(lines: Iterable[str]) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def reproduce_script(nodeid: str, options: Sequence[str], state: str) -> str:
     return "\n".join([*lines, f'exec {command} "$@"', ""])
 
 
-_FLAGS = ("--debug-kernel", "--dump-memory")
+_FLAGS = ("--debug-kernel", "--debug-info", "--dump-memory")
 _BOOTED = (
     *_FLAGS,
     *("--base", "--kernel-tree", "--kernel", "--config", "--fixed", "--mutation", "--accel"),
