@@ -538,8 +538,10 @@ def notes(
         folder = root / artefacts.folder_name(node.nodeid, attempt)
     options = artefacts.options_of(pytestconfig.invocation_params.args)
     state = project_state()
-    artefacts.start_folder(folder, artefacts.reproduce_script(node.nodeid, options, state))
-    node.stash[NOTES] = made = Notes(folder, attempt, now())
+    script = artefacts.reproduce_script(node.nodeid, options, state)
+    started = now()
+    artefacts.start_folder(folder, node.nodeid, started=started, script=script)
+    node.stash[NOTES] = made = Notes(folder, attempt, started)
     return made
 
 

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from imakexec.strict_json import parse_json
+from imakexec.errors import UserError
+from imakexec.project import find_project
+from imakexec.strict_json import NAME_PART, parse_json
 from imakexec.suite import artefacts
 from imakexec.suite.result import SuiteRun, TestResult
 
@@ -25,6 +32,7 @@ from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.plugin import CACHE, NOTES
 from imakexec.suite.result import KernelIdentity, Step
 
+NOW = "2026-11-30T12:00:00Z"
 KERNEL = KernelIdentity("patched", "6.1.1", "Linux version 6.1.1", "base", (), "key", 64 * "0", "x")
 
 class Trial:
@@ -50,11 +58,11 @@ def trial(request, subject, tmp_path):
     folder = root / artefacts.folder_name(node.nodeid, attempt) if root else tmp_path / "folder"
     if root is None:
         node.stash[CACHE] = Cache(request.config.rootpath / "cache")
-    artefacts.start_folder(folder, "")
+    artefacts.start_folder(folder, node.nodeid, started=NOW, script="")
     (folder / "of").write_text(node.name)
     made = Trial()
     made.folder = folder
-    node.stash[NOTES] = made.notes = Notes(folder, attempt, "2026-11-30T12:00:00Z")
+    node.stash[NOTES] = made.notes = Notes(folder, attempt, NOW)
     made.notes.trial, made.notes.kernel = made, KERNEL
     made.notes.boot_seconds = 2.0
     made.notes.steps.append(Step("boot", 0.0, 2.0))
@@ -144,7 +152,7 @@ def reported(pytester: pytest.Pytester) -> SuiteRun:
         *("--artefacts=kept", "--json=run.json", "--ktap=run.ktap", "--kcidb=run.kcidb"),
         "--junit-xml=run.xml",
     )
-    return artefacts.read_run(pytester.path / "kept")
+    return artefacts.read_runs(pytester.path / "kept")
 
 
 def named(run: SuiteRun) -> dict[str, TestResult]:
@@ -235,8 +243,90 @@ def test_a_run_that_was_killed_is_read_from_what_its_tests_have_left(
     reported: SuiteRun, pytester: pytest.Pytester
 ) -> None:
     (pytester.path / "kept" / "results.json").unlink()
-    found = artefacts.read_run(pytester.path / "kept")
+    found = artefacts.read_runs(pytester.path / "kept")
     assert {test.nodeid for test in found.tests} == {test.nodeid for test in reported.tests}
+
+
+def test_a_script_runs_exactly_its_test() -> None:
+    nodeid = "harness/test_gap_events.py::test_gap_events[patched-5]"
+    script = artefacts.reproduce_script(nodeid, ["--accel", "tcg"], "0123abcd-dirty")
+    *_, set_up, command, _ = script.split("\n")
+    assert set_up == "./run_qemu.sh --version >/dev/null || exit"
+    assert "had been changed" in script
+    program, *arguments, rest = shlex.split(command.removeprefix("exec "))
+    assert (program, rest) == (".venv/bin/pytest", "$@")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "--collect-only", "-q"],
+        cwd=find_project(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert [line for line in ran.stdout.splitlines() if "::" in line] == [nodeid]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["harness/", "-m", "smoke", "-x"], []),
+        (["--base", "linux-7.3", "--html=x"], ["--base", "linux-7.3"]),
+        (
+            ["--kernel=b", "--config", "c", "--debug-kernel"],
+            ["--kernel=b", "--config", "c", "--debug-kernel"],
+        ),
+        (["--debug-info", "-n", "2"], ["--debug-info"]),
+    ],
+)
+def test_what_is_booted_is_kept_of_the_options(arguments: list[str], kept: list[str]) -> None:
+    assert artefacts.options_of(arguments) == kept
+
+
+def test_no_two_tests_share_a_folder() -> None:
+    names = {
+        artefacts.folder_name(nodeid)
+        for nodeid in (
+            "harness/test_a.py::test_b[x/y]",
+            "harness/test_a.py::test_b[x-y]",
+            "harness/test_a.py::test_b[" + "x" * 300 + "]",
+            "harness/test_a.py::test_b[" + "x" * 301 + "]",
+            "../../test_a.py::test_b",
+        )
+    }
+    assert len(names) == 5
+    assert all(NAME_PART.fullmatch(name) and len(name) < 200 for name in names)
+    assert artefacts.folder_name("a", 2) == f"{artefacts.folder_name('a')}.2"
+
+
+def test_a_test_that_a_kill_has_ended_is_no_verdict(tmp_path: Path) -> None:
+    artefacts.start_folder(tmp_path / "x", "test_a.py::test_b", started="2026Z", script="exit")
+    [test] = artefacts.read_runs(tmp_path).tests
+    assert (test.nodeid, test.outcome, test.folder) == ("test_a.py::test_b", "infra", "x")
+    assert test.why == ("the run ended while this test ran",)
+
+
+@pytest.mark.usefixtures("reported")
+def test_several_runs_become_one(pytester: pytest.Pytester) -> None:
+    both = pytester.path / "both"
+    both.mkdir()
+    for host in ("one", "two"):
+        shutil.copytree(pytester.path / "kept", both / host)
+    (both / "two" / "results.json").unlink()
+    run = artefacts.read_runs(both)
+    assert len(run.tests) == 2 * len(OUTCOMES)
+    assert all((both / test.folder / "reproduce.sh").is_file() for test in run.tests)
+
+
+@pytest.mark.parametrize("content", [b"{}", b"no JSON", b'{"schema": "other/1"}'])
+def test_what_are_no_results_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(UserError, match="no results of a run") as caught:
+        artefacts.read_runs(tmp_path)
+    assert "results.json" in caught.value.where
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results of a run"):
+        artefacts.read_runs(tmp_path)
 
 
 def test_a_folder_that_is_in_use_is_refused(pytester: pytest.Pytester) -> None:

@@ -664,6 +664,43 @@ def test(context: typer.Context) -> None:
     _finish(work)
 
 
+@app.command("report")
+def report_command(
+    folder: Annotated[
+        Path, typer.Argument(help="Filled by --artefacts or --html, or above several such.")
+    ],
+    *,
+    json_file: _SameFile = None,
+    ktap: Annotated[Path | None, typer.Option(help="Write the results as KTAP.")] = None,
+    kcidb: Annotated[Path | None, typer.Option(help="Write the results for KCIDB.")] = None,
+    kcidb_origin: Annotated[str, typer.Option(help="This CI's name in KCIDB.")] = "imakexec",
+) -> None:
+    """Make reports of finished runs of the tests; the page goes into FOLDER.
+
+    Several runs in folders beside each other, from several hosts, become one. A run that was killed
+    is shown as far as it came.
+    """
+
+    def work() -> int:
+        from imakexec.report.suite import summary_lines
+        from imakexec.suite.artefacts import read_runs
+        from imakexec.suite.documents import Reports
+        from imakexec.suite.outcome import Outcome
+
+        run = read_runs(folder)
+        wanted = Reports(folder, json_file, ktap, kcidb, kcidb_origin)
+        for line in summary_lines(run.tests):
+            _out.print(line, markup=False, highlight=False)
+        for write in wanted.of(run, folder):
+            _out.print(f"report  {write()}", markup=False, highlight=False)
+        outcomes = {test.outcome for test in run.tests}
+        if Outcome.FAIL in outcomes:
+            return 1
+        return InfraError.exit_code if Outcome.INFRA in outcomes else 0
+
+    _finish(work)
+
+
 @app.command()
 def doctor() -> None:
     """Say what this host has, what is missing, and which accelerator works and why."""

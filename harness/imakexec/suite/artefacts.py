@@ -13,16 +13,18 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from imakexec import process
 from imakexec.deadline import Deadline
-from imakexec.errors import InfraError, printable
+from imakexec.errors import InfraError, UserError, printable
 from imakexec.kernel.cache import write_atomically
 from imakexec.machine.diagnosis import FOLDER as DIAGNOSIS
 from imakexec.machine.events import FILE as EVENTS
 from imakexec.strict_json import JsonFault, parse_json
+from imakexec.suite.outcome import Outcome
 from imakexec.suite.result import SuiteRun, TestResult
 
 RESULTS = "results.json"
@@ -72,7 +74,7 @@ def reproduce_script(nodeid: str, options: Sequence[str], state: str) -> str:
         options: of pytest that decide what is booted and how.
         state: of the checkout that it ran from, see `project_state`.
     """
-    command = shlex.join(["./run_qemu.sh", "test", "-n0", "-m", "", *options, nodeid])
+    command = shlex.join([".venv/bin/pytest", "-n0", "-m", "", *options, nodeid])
     commit = state.removesuffix("-dirty")
     lines = [
         "#!/bin/sh",
@@ -86,7 +88,8 @@ def reproduce_script(nodeid: str, options: Sequence[str], state: str) -> str:
             f'[ "$(git rev-parse HEAD)" = {commit} ] ||',
             f'    echo "this is another commit than {commit}" >&2',
         ]
-    return "\n".join([*lines, f'exec {command} "$@"', ""])
+    set_up = "./run_qemu.sh --version >/dev/null || exit"
+    return "\n".join([*lines, set_up, f'exec {command} "$@"', ""])
 
 
 _FLAGS = ("--debug-kernel", "--debug-info", "--dump-memory")
@@ -114,8 +117,13 @@ def options_of(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def start_folder(folder: Path, script: str) -> None:
-    """Make the folder of a test that begins.
+def start_folder(folder: Path, nodeid: str, *, started: str, script: str) -> None:
+    """Make the folder of a test that begins; its result is that it has not come to its end.
+
+    Args:
+        nodeid: pytest's name of the test.
+        started: UTC, ISO 8601 with a final Z.
+        script: that runs it again.
 
     Raises:
         InfraError: the file system refuses.
@@ -127,6 +135,11 @@ def start_folder(folder: Path, script: str) -> None:
         path.chmod(0o755)
     except OSError as error:
         raise InfraError.refused("the artefacts cannot be written", error, folder) from error
+    unfinished = "the run ended while this test ran"
+    result = TestResult(
+        nodeid, Outcome.INFRA, why=(unfinished,), started=started, folder=str(folder)
+    )
+    write_result(folder, result)
 
 
 def write_result(folder: Path, result: TestResult) -> None:
@@ -169,23 +182,72 @@ def for_people(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def read_run(folder: Path) -> SuiteRun:
-    """What a run came to, also of one that was killed before it could write its document.
+def read_runs(folder: Path) -> SuiteRun:
+    """What one run came to, or several whose folders lie beside each other in this one.
 
     Raises:
+        UserError: there are no results, or one is not of the documented form.
         InfraError: a file cannot be read.
-        JsonFault: one is not of the documented form.
     """
     try:
-        if (folder / RESULTS).is_file():
-            return SuiteRun.read(parse_json((folder / RESULTS).read_bytes(), RESULTS))
-        found = [
-            TestResult.read(parse_json(path.read_bytes(), f"{path.parent.name}/{RESULT}"))
-            for path in sorted(folder.glob(f"*/{RESULT}"))
-        ]
+        whole = _read_run(folder)
+        if whole is not None:
+            return whole
+        parts = {path: _read_run(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     except OSError as error:
         raise InfraError.refused("the artefacts cannot be read", error, folder) from error
+    except JsonFault as fault:
+        place = f"{folder}: {fault.file}" + (f", field {fault.field}" if fault.field else "")
+        raise UserError(
+            f"these are no results of a run of the tests: {fault.what}",
+            where=place,
+            remedy="name a folder that --artefacts or --html has filled, with this version",
+        ) from fault
+    return _joined(folder, {path.name: run for path, run in parts.items() if run is not None})
+
+
+def _read_run(folder: Path) -> SuiteRun | None:
+    """That of one folder, also of a run that was killed before it could write its document."""
+    path = folder / RESULTS
+    if path.is_file():
+        return SuiteRun.read(parse_json(path.read_bytes(), RESULTS))
+    found = [
+        TestResult.read(parse_json(path.read_bytes(), f"{path.parent.name}/{RESULT}"))
+        for path in sorted(folder.glob(f"*/{RESULT}"))
+    ]
     if not found:
-        raise JsonFault("no results of a run of the tests", file=str(folder))
-    tests = sorted(found, key=lambda test: test.started)
-    return SuiteRun(tests[0].started, 0.0, (), "", {}, tuple(tests))
+        return None
+    # A test that was repeated has left a folder for each try, the last one with the last word.
+    tests = [_placed(test, Path(test.folder).name) for test in found]
+    last = {test.nodeid: test for test in sorted(tests, key=lambda test: test.folder)}
+    inside = sorted(last.values(), key=lambda test: test.started)
+    return SuiteRun(inside[0].started, 0.0, (), "", {}, tuple(inside))
+
+
+def _joined(folder: Path, runs: Mapping[str, SuiteRun]) -> SuiteRun:
+    """Several runs as one: of the same tests on several kernels, or of some tests on each host."""
+    if not runs:
+        raise UserError(
+            "there are no results of a run of the tests",
+            where=str(folder),
+            remedy="name a folder that --artefacts or --html has filled, or the one above several",
+        )
+    first = next(iter(runs.values()))
+    return SuiteRun(
+        started=min(run.started for run in runs.values()),
+        seconds=max(run.seconds for run in runs.values()),
+        command=first.command,
+        project=" ".join(dict.fromkeys(run.project for run in runs.values() if run.project)),
+        host={
+            f"{name} {key}": value for name, run in runs.items() for key, value in run.host.items()
+        },
+        tests=tuple(
+            _placed(test, f"{name}/{test.folder}")
+            for name, run in runs.items()
+            for test in run.tests
+        ),
+    )
+
+
+def _placed(test: TestResult, folder: str) -> TestResult:
+    return replace(test, folder=folder if test.folder else "")

@@ -6,7 +6,6 @@ It lives where pytest shows results: in the process that was started, not in its
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -26,6 +25,7 @@ from imakexec.project import find_project
 from imakexec.report.suite import summary_lines
 from imakexec.strict_json import parse_json
 from imakexec.suite import artefacts
+from imakexec.suite.documents import Reports
 from imakexec.suite.outcome import Outcome
 from imakexec.suite.result import Attempt, SuiteRun, TestResult
 
@@ -110,27 +110,18 @@ class Collector:
         )
 
     def _reports(self, run: SuiteRun) -> Iterator[Callable[[], str]]:
-        # Imported only where they are asked for: they load large libraries.
         option = self._config.getoption
         folder = self._config.stash.get(FOLDER, None)
         if folder is not None:
             yield lambda: str(artefacts.write_run(folder, run))
-        if option("--json"):
-            text = json.dumps(run.to_json(), indent=2) + "\n"
-            yield lambda: _write(option("--json"), text)
-        if option("--html"):
-            from imakexec.report.html import write_html  # noqa: PLC0415
-
-            yield lambda: str(write_html(run, option("--html")))
-        if option("--ktap"):
-            from imakexec.report.ktap import ktap_lines  # noqa: PLC0415
-
-            yield lambda: _write(option("--ktap"), "".join(f"{line}\n" for line in ktap_lines(run)))
-        if option("--kcidb"):
-            from imakexec.report.kcidb import write_kcidb  # noqa: PLC0415
-
-            origin = option("--kcidb-origin")
-            yield lambda: write_kcidb(run, option("--kcidb"), origin=origin, folder=folder)
+        wanted = Reports(
+            html=option("--html"),
+            json=option("--json"),
+            ktap=option("--ktap"),
+            kcidb=option("--kcidb"),
+            kcidb_origin=option("--kcidb-origin"),
+        )
+        yield from wanted.of(run, folder)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show every scenario with its outcomes, its time and its budget, and what was written."""
@@ -209,8 +200,3 @@ def _host() -> Mapping[str, str]:
         with suppress(InfraError):
             found[program] = artefacts.one_line(tool_version(program))
     return found
-
-
-def _write(path: Path, text: str) -> str:
-    path.write_text(text, encoding="utf-8")
-    return str(path)
