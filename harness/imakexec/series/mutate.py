@@ -43,6 +43,8 @@ _BUILD_SECONDS = 3600.0
 _TEST_SECONDS = 600.0
 # pytest's own exit codes: all passed, some failed (or were in error). Any other ran nothing.
 _RAN = (0, 1)
+# The suite's own for errors and no failure (suite/collector.py); pytest's for a mistake of its own.
+_ONLY_ERRORS = 3
 
 # How a failure starts in a JUnit file: the class of an exception and its message, or the
 # expression of an assert statement.
@@ -367,14 +369,16 @@ def _run_tests(
     # With workers -x ends pytest as an interruption does.
     options = ("-n0", "-x", "-v", f"--junit-xml={junit}", *options)
     ran = _pytest(project, tests, log, *options, seconds=seconds, on_line=step.update)
-    if ran.returncode not in _RAN or not junit.exists():
+    report = TestReport.read(junit.read_text(encoding="utf-8")) if junit.exists() else None
+    only_errors = report is not None and report.errors and ran.returncode == _ONLY_ERRORS
+    if report is None or not (ran.returncode in _RAN or only_errors):
         raise InfraError(
             f"pytest ended with exit status {ran.returncode} before all tests were run",
             where=str(log),
             remedy="see its last lines",
             tail="\n".join(ran.output.splitlines()[-20:]),
         )
-    return TestReport.read(junit.read_text(encoding="utf-8"))
+    return report
 
 
 def _pytest(
