@@ -20,6 +20,7 @@ from imakexec.machine.complaint import (
     complaint_lines,
     find_banner,
     find_complaints,
+    find_stage,
 )
 
 LOGS = Path(__file__).parent / "console_logs"
@@ -205,6 +206,13 @@ def test_only_the_kernel_itself_prints_a_banner() -> None:
         find_banner("[    0.000000] Linux version 6.1.0 (a@b) #1") == "Linux version 6.1.0 (a@b) #1"
     )
     assert find_banner("cat /proc/version said Linux version 6.1.0 (a@b)") is None
+
+
+def test_the_stages_of_a_boot() -> None:
+    lines = (LOGS / "x86_64-6.1.192-clean.txt").read_text().splitlines()
+    stages = [find_stage(line) for line in lines]
+    assert [stage for stage in stages if stage] == ["the kernel starts", "user space starts"]
+    assert find_stage("[    5.000000] kexec_core: Starting new kernel") == "the purgatory"
 
 
 BANNER = "[    0.000000] Linux version 6.1.0 (a@b) #1"

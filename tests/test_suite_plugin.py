@@ -60,6 +60,9 @@ def trial(request, subject, tmp_path):
         node.stash[CACHE] = Cache(request.config.rootpath / "cache")
     artefacts.start_folder(folder, node.nodeid, started=NOW, script="")
     (folder / "of").write_text(node.name)
+    (folder / "evidence").mkdir()
+    line = f"   1.000000 {node.name} said\\x1b[0m\\n"
+    (folder / "evidence" / "console.log").write_text(line * 50)
     made = Trial()
     made.folder = folder
     node.stash[NOTES] = made.notes = Notes(folder, attempt, NOW)
@@ -398,6 +401,12 @@ def test_a_cache_that_cannot_be_written_costs_no_report(pytester: pytest.Pyteste
     ran = pytester.runpytest_inprocess(*PLUGINS)
     ran.assert_outcomes(passed=2, failed=3, errors=3, xfailed=2, skipped=1)
     ran.stdout.fnmatch_lines(["only in */folder: *"])
+
+
+def test_a_failure_shows_the_last_lines_of_its_console(ran: pytest.RunResult) -> None:
+    said = [line for line in ran.outlines if "test_bad[patched] said" in line]
+    assert said == ["   1.000000 test_bad[patched] said?[0m"] * 40
+    assert not any("test_good[patched] said" in line for line in ran.outlines)
 
 
 def test_the_table_at_the_end(ran: pytest.RunResult) -> None:

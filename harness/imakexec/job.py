@@ -47,7 +47,7 @@ from imakexec.machine.swtpm import check_banks
 from imakexec.machine.symbols import Symbols
 from imakexec.options import Policy, ShellIn
 from imakexec.process import run
-from imakexec.progress import Progress
+from imakexec.progress import Progress, Step
 from imakexec.scenario import Session
 
 if TYPE_CHECKING:
@@ -480,7 +480,7 @@ def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tu
         InfraError: the host failed.
     """
     progress = session.progress
-    with progress.step("boot kernel A") as step:
+    with progress.step("boot kernel A") as step, _stages(session, step):
         scenario.boot(session)
         scenario.take_snapshot(session, "boot")
         step.done(f"TPM banks {', '.join(session.banks)}")
@@ -491,7 +491,7 @@ def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tu
     with progress.step(f"measure {options.files} new files and programs"):
         scenario.generate_activity(session, options.files)
         scenario.take_snapshot(session, "before-execute")
-    with progress.step("execute kernel B"):
+    with progress.step("execute kernel B") as step, _stages(session, step):
         scenario.kexec_execute(session, loaded, banner=next_banner)
     if options.shell is ShellIn.KEXEC:
         _offer_shell(session)
@@ -499,6 +499,16 @@ def round_trip(session: Session, options: JobOptions, *, next_banner: str) -> tu
         scenario.take_snapshot(session, "after", quote_after=True)
         said = scenario.kernel_log(session)
     return loaded.complaints + complaint_lines(said)
+
+
+@contextmanager
+def _stages(session: Session, step: Step) -> Iterator[None]:
+    """Show in a step how far a boot has come."""
+    session.machine.on_stage = step.update
+    try:
+        yield
+    finally:
+        session.machine.on_stage = None
 
 
 def record_complaints(session: Session, complaints: Sequence[str]) -> None:

@@ -255,6 +255,18 @@ def find_banner(text: str) -> str | None:
     return match.group(1) if match else None
 
 
+_STAGES = (
+    (re.compile("kexec_core: Starting new kernel"), "the purgatory"),
+    (_BANNER, "the kernel starts"),
+    (re.compile("Run /init as init process"), "user space starts"),
+)
+
+
+def find_stage(text: str) -> str:
+    """How far a boot has come with a console line, in words; empty if no further."""
+    return next((stage for expression, stage in _STAGES if expression.search(text)), "")
+
+
 @dataclass(frozen=True)
 class Complaint:
     """One report of a kernel.

@@ -27,7 +27,7 @@ from imakexec.arch import Arch
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError
 from imakexec.machine.accelerator import Accelerator
-from imakexec.machine.complaint import Pattern, Severity
+from imakexec.machine.complaint import Pattern, Severity, find_stage
 from imakexec.machine.console import Console, ConsoleLine, console_pipe
 from imakexec.machine.epoch import BootEpoch, Epochs, Phase, UnexpectedReset
 from imakexec.machine.events import FILE as EVENTS
@@ -209,6 +209,7 @@ class Machine:
         watch: where every wait on this machine ends.
         qmp: QEMU's monitor.
         channel_socket: our end of the agent's virtio-serial port.
+        on_stage: called in the console's thread when a boot comes a step further, to show it.
         load: how long the host keeps it waiting.
         excuse: how that explains what the guest says; empty if it does not.
         argv: QEMU's command line.
@@ -244,6 +245,7 @@ class Machine:
         self._process: subprocess.Popen[bytes]
         self._keys: FileIO
         self.load = HostLoad(self._pids)
+        self.on_stage: Callable[[str], None] | None = None
         self.excuse = ""
         self._has_keys = False
 
@@ -465,6 +467,9 @@ class Machine:
     def _take_line(self, line: ConsoleLine) -> None:
         if self._on_line is not None:
             self._on_line(line)
+        stage = find_stage(line.text) if self.on_stage is not None else ""
+        if stage and self.on_stage is not None:
+            self.on_stage(stage)
         if line.banner is not None:
             self._take_banner(line.banner)
         if line.pattern is not None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from imakexec.errors import GuestFailure, ImaKexecError, InfraError
+from imakexec.errors import GuestFailure, ImaKexecError, InfraError, counted, printable
 from imakexec.job import new_run_folder
 from imakexec.kernel.cache import Cache
 from imakexec.machine.watch import kept_waiting
@@ -37,6 +37,8 @@ NOTES = pytest.StashKey[Notes]()
 
 CACHE = pytest.StashKey[Cache]()
 """Where it leaves the cache that keeps the evidence of a failure."""
+
+_CONSOLE_LINES = 40
 
 _REPEATED = 1
 """How often a try that has said nothing is repeated."""
@@ -174,6 +176,8 @@ def pytest_runtest_makereport(
     if notes is not None and notes.folder.exists():
         with suppress(OSError, InfraError):  # a full disk must not take the report along
             artefacts.write_result(notes.folder, result)
+        if report.outcome == "failed":
+            report.sections += _console_sections(notes.folder)
         if report.outcome == "failed" and CACHE in item.stash:
             kept = _keep(notes.folder, item.stash[CACHE])
             report.sections.append(("Artefacts are kept", kept))
@@ -246,6 +250,14 @@ def _reason(report: pytest.TestReport, error: BaseException | None) -> list[str]
     if isinstance(error, pytest.fail.Exception):
         return str(error).splitlines()
     return [f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"]
+
+
+def _console_sections(folder: Path) -> Iterator[tuple[str, str]]:
+    """The last lines of the console, for who reads no more than the report."""
+    with suppress(OSError):
+        text = (folder / artefacts.EVIDENCE / "console.log").read_text(errors="replace")
+        lines = [printable(line) for line in text.splitlines()[-_CONSOLE_LINES:]]
+        yield f"Console, last {counted(len(lines), 'line')}", "\n".join(lines)
 
 
 def _keep(folder: Path, cache: Cache) -> str:
