@@ -56,6 +56,7 @@ def test_gross_overflow(trial: Trial) -> None:
 
     timeline = trial.judgement.timeline
     assert timeline is not None
+    assert len(timeline.handovers) == 1
     [handover] = timeline.handovers
     assert handover.whole_prefix
     if not (trial.kernel.has_markers and trial.kernel.carries_events_after_load):

@@ -79,6 +79,7 @@ def test_marker_records(trial: Trial) -> None:
 
     timeline = trial.judgement.timeline
     assert timeline is not None
+    assert len(timeline.handovers) == 1
     [handover] = timeline.handovers
     assert handover.markers is MarkerState.COMPLETE
     assert [marker.index for marker in timeline.markers] == [*loads, execute]
