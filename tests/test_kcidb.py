@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -353,11 +354,11 @@ def test_only_a_known_defect_is_an_issue() -> None:
 def folder(tmp_path: Path) -> Path:
     """Of a run, with the artefacts of `FAILED`."""
     place = tmp_path / "run" / FAILED.folder
-    (place / "snapshots").mkdir(parents=True)
-    (place / "snapshots" / "attest").write_text("in a folder")
+    (place / "evidence").mkdir(parents=True)
+    (place / "evidence" / "attest").write_text("in a folder")
     (place / "manifest.json").write_text("{}")
     (place / "a b[1].log").write_text("x")
-    (place / "console.log").write_text("first\nlast\n")
+    (place / "evidence" / "console.log").write_text("first\nlast\n")
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "console.log").write_text("secret")
     (place / "link").symlink_to(tmp_path / "secret" / "console.log")
@@ -374,7 +375,7 @@ def test_an_excerpt_is_what_was_found_and_what_was_said_last(folder: Path) -> No
 
 def test_an_excerpt_has_the_last_whole_lines_that_there_is_room_for(folder: Path) -> None:
     lines = [f"[{number:12}] said" for number in range(10_000)]
-    (folder / FAILED.folder / "console.log").write_text("\n".join(lines))
+    (folder / FAILED.folder / "evidence" / "console.log").write_text("\n".join(lines))
     excerpt = reported(FAILED, folder)["log_excerpt"]
     found, _, said = excerpt.partition("\n\n")
     assert found == "\n".join(FAILED.why)
@@ -384,7 +385,7 @@ def test_an_excerpt_has_the_last_whole_lines_that_there_is_room_for(folder: Path
 
 @pytest.mark.parametrize("size", [16_000, 16_383, 16_384, 16_385, 40_000])
 def test_an_excerpt_is_never_too_long(folder: Path, size: int) -> None:
-    (folder / FAILED.folder / "console.log").write_bytes(
+    (folder / FAILED.folder / "evidence" / "console.log").write_bytes(
         b"\xff\n" * 20_000 + b"\xe2\x82\xac" * size
     )
     excerpt = reported(replace(FAILED, why=("w" * size,)), folder)["log_excerpt"]
@@ -395,9 +396,10 @@ def test_an_excerpt_is_never_too_long(folder: Path, size: int) -> None:
 def test_files_have_urls_that_lead_to_them(folder: Path) -> None:
     found = reported(FAILED, folder)
     place = folder / FAILED.folder
-    assert found["log_url"] == (place / "console.log").as_uri()
+    assert found["log_url"] == (place / "evidence" / "console.log").as_uri()
     assert found["output_files"] == [
-        {"name": name, "url": (place / name).as_uri()} for name in ("a b[1].log", "manifest.json")
+        {"name": name.replace("/", "_"), "url": f"{place.as_uri()}/{quote(name)}"}
+        for name in ("a b[1].log", "manifest.json", "evidence/attest")
     ]
     assert not {"log_url", "output_files"} & reported(FAILED).keys()
     assert not {"log_url", "output_files"} & reported(replace(FAILED, folder="no"), folder).keys()
@@ -412,7 +414,7 @@ def test_nothing_outside_of_the_folder_is_read(folder: Path, name: str) -> None:
 
 
 def test_a_console_that_is_no_file_is_not_read(folder: Path) -> None:
-    console = folder / FAILED.folder / "console.log"
+    console = folder / FAILED.folder / "evidence" / "console.log"
     console.unlink()
     console.symlink_to(folder.parent / "secret" / "console.log")
     assert reported(FAILED, folder)["log_excerpt"] == "\n".join(FAILED.why)
@@ -449,7 +451,7 @@ def test_a_text_at_random_gives_a_valid_report(text: str) -> None:
 
 
 def test_control_characters_and_surrogates_become_question_marks(folder: Path) -> None:
-    (folder / FAILED.folder / "console.log").write_bytes(b"\x1b[2Jgone\x00\tx\n")
+    (folder / FAILED.folder / "evidence" / "console.log").write_bytes(b"\x1b[2Jgone\x00\tx\n")
     found = reported(replace(FAILED, why=("a\x00b\ud800c\td",)), folder)
     assert found["log_excerpt"] == "a?b?c\td\n\n?[2Jgone?\tx"
     assert found["misc"]["why"] == ["a?b?c\td"]

@@ -15,6 +15,7 @@ from imakexec.project import find_project
 from imakexec.suite import defects
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS, LOST, Defect, known_defects
+from imakexec.suite.notes import Notes
 from imakexec.suite.oracles import Finding, Oracle
 from imakexec.suite.outcome import Outcome
 from imakexec.suite.properties import KernelProperties, version_of
@@ -42,6 +43,7 @@ def trial(which: KernelProperties = PATCHED, number: int = 1, **more: object) ->
         scenario=CATALOGUE[number],
         kernel=which,
         open_session=open_session,  # type: ignore[arg-type]  # it is never called
+        notes=Notes(Path("/nowhere"), 1, ""),
         **{"folder": Path("/nowhere"), **more},  # type: ignore[arg-type]  # fields, by test
     )
 

@@ -29,6 +29,7 @@ from jsonschema import ValidationError
 from kcidb_io.schema import LATEST
 
 from imakexec.errors import InfraError, UserError, counted
+from imakexec.report.artefacts import find_artefacts, regular_file
 from imakexec.strict_json import UNPRINTABLE, shortened
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.defects import DEFECTS
@@ -327,13 +328,13 @@ def _excerpt(test: TestResult, place: Path | None) -> str:
     room = _EXCERPT_LIMIT - len(found) - 2
     if place is None or test.outcome in (Outcome.PASS, Outcome.SKIP) or room <= 0:
         return found
-    return f"{found}\n\n{_end_of(place / _CONSOLE, room)}".strip()
+    return f"{found}\n\n{_end_of(place, place / _CONSOLE, room)}".strip()
 
 
-def _end_of(console: Path, room: int) -> str:
+def _end_of(place: Path, console: Path, room: int) -> str:
     """The last whole lines of a file, as many as the bytes of them fit; empty if it is none."""
     try:
-        if console.is_symlink() or not console.is_file():
+        if regular_file(place, console) is None:
             return ""
         with console.open("rb") as file:
             skipped = max(0, console.stat().st_size - room)
@@ -345,16 +346,18 @@ def _end_of(console: Path, room: int) -> str:
 
 
 def _files(place: Path | None) -> _Object:
-    """The console as the log, and the other files beside it; not those in folders."""
+    """The console as the log, and all other files of the test."""
     if place is None:
         return {}
-    try:
-        paths = [each for each in place.iterdir() if each.is_file() and not each.is_symlink()]
-    except OSError:
-        return {}
-    urls = {path.name: path.as_uri() for path in sorted(paths)}
+    shelves = find_artefacts(place, place).shelves
+    urls = {
+        f"{shelf.name}/{file.name}".removeprefix("/"): f"{place.as_uri()}/{file.href}"
+        for shelf in shelves
+        for file in shelf.files
+    }
     log = {"log_url": urls.pop(_CONSOLE)} if _CONSOLE in urls else {}
-    return {**log, "output_files": [{"name": name, "url": url} for name, url in urls.items()]}
+    files = [{"name": name.replace("/", "_"), "url": url} for name, url in urls.items()]
+    return {**log, "output_files": files}  # the schema allows no "/" in a name
 
 
 def _validated(report: _Object) -> _Object:
