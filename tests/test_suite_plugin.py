@@ -16,7 +16,7 @@ import pytest
 from imakexec.errors import UserError
 from imakexec.project import find_project
 from imakexec.strict_json import NAME_PART, parse_json
-from imakexec.suite import artefacts
+from imakexec.suite import artefacts, collector
 from imakexec.suite.result import SuiteRun, TestResult
 
 pytest_plugins = ["pytester"]
@@ -25,7 +25,7 @@ CONFTEST = """
 import pytest
 from imakexec.errors import GuestFailure
 from imakexec.kernel.cache import Cache
-from imakexec.suite import artefacts
+from imakexec.suite import artefacts, collector
 from imakexec.suite.collector import FOLDER
 from imakexec.suite.notes import Notes
 from imakexec.suite.outcome import Conclusion, Outcome
@@ -205,6 +205,17 @@ def test_a_mistake_in_a_test_says_nothing_about_the_kernel(reported: SuiteRun) -
     assert tests["test_the_test_fails"].in_test
     assert tests["test_the_test_fails"].why == ("KeyError: 'a mistake in the test'",)
     assert not tests["test_the_host_fails"].in_test
+
+
+def test_a_worker_that_crashes_says_nothing_about_the_kernel(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector, "boots_machines", lambda path: path.name == "test_it.py")
+    pytester.makepyfile(test_it="import os\ndef test_it(): os._exit(9)")
+    ran = pytester.runpytest_inprocess(*PLUGINS[:-2], "-n1", "--json=run.json")
+    assert ran.ret == 3
+    [test] = json.loads((pytester.path / "run.json").read_text())["tests"]
+    assert (test["outcome"], test["why"]) == ("infra", ["its worker crashed"])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from _pytest.junitxml import xml_key
 
 from imakexec.errors import ImaKexecError, InfraError
 from imakexec.job import tool_version
-from imakexec.project import find_project
+from imakexec.project import boots_machines, find_project
 from imakexec.report.suite import summary_lines
 from imakexec.strict_json import parse_json
 from imakexec.suite import artefacts
@@ -61,10 +61,16 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a result."""
         document: str | None = getattr(report, RESULT, None)
-        if document is None:
+        if document is not None:
+            told = TestResult.read(parse_json(document.encode(), "a report"))
+        elif report.when not in ("setup", "call", "teardown") and self._is_ours(report.nodeid):
+            # pytest-xdist has made it up for a worker that is gone.
+            report.when = "setup"  # what pytest and JUnit call an error and not a failure
+            told = TestResult(report.nodeid, Outcome.INFRA, why=("its worker crashed",))
+        else:
             self._others_failed |= report.failed
             return
-        result = self._below_folder(TestResult.read(parse_json(document.encode(), "a report")))
+        result = self._below_folder(told)
         outcome: str = report.outcome  # one more than pytest knows of, of pytest-rerunfailures
         if outcome == "rerun":
             attempt = Attempt("; ".join(result.why), result.seconds, result.folder)
@@ -75,6 +81,9 @@ class Collector:
         if before is None or _GRAVITY[result.outcome] > _GRAVITY[before.outcome]:
             self._results[result.nodeid] = result
             self._enrich_junit(report, result)
+
+    def _is_ours(self, nodeid: str) -> bool:
+        return boots_machines(self._config.rootpath / nodeid.partition("::")[0])
 
     def _below_folder(self, result: TestResult) -> TestResult:
         root = self._config.stash.get(FOLDER, None)
