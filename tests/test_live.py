@@ -44,6 +44,20 @@ def test_a_long_step_reports_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
     assert lines[0].endswith("..  kernel 20%  20 files")
 
 
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_a_sign_of_life_is_one_line(monkeypatch: pytest.MonkeyPatch, soft_wrap: bool) -> None:
+    now = 1000.0
+    monkeypatch.setattr("imakexec.report.live.time.monotonic", lambda: now)
+    written = io.StringIO()
+    console = Console(file=written, width=80, soft_wrap=soft_wrap)
+    with live.TerminalProgress(console).step("kernel linux-source-6.1 with 7 patches") as step:
+        now += 30
+        step.update("711 files, drivers/pci/controller/very/deep/setup-of-the-resources.o")
+    first, _ = written.getvalue().splitlines()
+    assert len(first) == 80
+    assert first.endswith("…")
+
+
 def test_a_command_can_be_pasted() -> None:
     assert live.shell_command(("qemu", "-m", "512", "-append", "a b", "-S")) == (
         "qemu \\\n    -m 512 \\\n    -append 'a b' \\\n    -S"

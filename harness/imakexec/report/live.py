@@ -39,7 +39,7 @@ class _Line:
             self._status.update(now)
         elif time.monotonic() - self._spoke >= _LOG_SECONDS:
             self._spoke = time.monotonic()
-            self.print("[dim]..[/dim]", now)
+            self.print("[dim]..[/dim]", now, shorten=True)
 
     def done(self, result: str) -> None:
         """Keep the result for the step's last line."""
@@ -50,10 +50,20 @@ class _Line:
         result = f"  [dim]{escape(self.result)}[/dim]" if self.result else ""
         self.print(mark, f"{self._title}{result}")
 
-    def print(self, mark: str, text: str) -> None:
-        """Show a line with the step's age before it."""
+    def print(self, mark: str, text: str, *, shorten: bool = False) -> None:
+        """Show a line with the step's age before it.
+
+        Args:
+            shorten: leave out what does not fit into the line; else it is folded.
+        """
         seconds = time.monotonic() - self._started
-        self._console.print(f"[dim]{seconds:7.2f} s[/dim] {mark}  {text}", highlight=False)
+        line = f"[dim]{seconds:7.2f} s[/dim] {mark}  {text}"
+        if shorten:
+            self._console.print(
+                line, highlight=False, soft_wrap=False, no_wrap=True, overflow="ellipsis"
+            )
+        else:
+            self._console.print(line, highlight=False)
 
 
 class TerminalProgress:
