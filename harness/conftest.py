@@ -29,7 +29,7 @@ from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
 from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
 from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
-from imakexec.evidence import MANIFEST, Evidence, EvidenceFault
+from imakexec.evidence import Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
@@ -240,14 +240,6 @@ def with_room_for_checks(options: JobOptions) -> JobOptions:
     )
 
 
-def evidence_below(folder: Path) -> Iterator[Path]:
-    """All evidence folders below a folder, whoever has written them."""
-    # What a killed run leaves may be removed meanwhile, which walk() takes for an empty folder.
-    for parent, _, files in os.walk(folder):
-        if MANIFEST in files:
-            yield Path(parent)
-
-
 @pytest.fixture(scope="session")
 def heard() -> set[Path]:
     """The evidence folders that have had their second opinion."""
@@ -264,7 +256,7 @@ def _second_opinion(tmp_path_factory: pytest.TempPathFactory, heard: set[Path]) 
     yield
     deadline = Deadline.after(ORACLE_SECONDS)
     found = []
-    for folder in sorted(set(evidence_below(tmp_path_factory.getbasetemp())) - heard):
+    for folder in sorted(set(artefacts.evidence_below(tmp_path_factory.getbasetemp())) - heard):
         heard.add(folder)
         try:
             evidence = Evidence.load(folder)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from conftest import Lab, evidence_below
+from conftest import Lab
 from imakexec import scenario
 from imakexec.attest import MeasurementLog, Reason, Verdict, judge
 from imakexec.deadline import Deadline
@@ -18,6 +18,7 @@ from imakexec.evidence import Evidence
 from imakexec.kernel.build import KernelRequest
 from imakexec.oracle import second_opinion
 from imakexec.oracle_check import disagreements
+from imakexec.suite.artefacts import evidence_below
 
 
 def accepted(evidence: Evidence, log: bytes) -> bool:

@@ -85,7 +85,10 @@ pytestmark = [
 def test_good(trial):
     pass
 
-def test_bad(trial):
+def test_bad(trial, tmp_path):
+    left = tmp_path / "world" / "evidence"
+    left.mkdir(parents=True)
+    (left / "manifest.json").write_text("{}")
     trial.conclusion = Conclusion(Outcome.FAIL, ("O1 replay: lost", "O2 prefix: lost"))
 
 def test_known(trial):
@@ -251,6 +254,13 @@ def test_each_test_has_a_folder_that_tells_what_it_came_to(
         told = TestResult.read(parse_json((folder / "result.json").read_bytes(), "result.json"))
         assert (told.nodeid, told.outcome) == (test.nodeid, test.outcome)
         assert (folder / "reproduce.sh").is_file()
+
+
+def test_what_a_command_has_left_is_with_the_artefacts_of_a_failure(
+    reported: SuiteRun, pytester: pytest.Pytester
+) -> None:
+    found = list((pytester.path / "kept").glob("*/runs/world/evidence/manifest.json"))
+    assert [path.parents[3].name for path in found] == [named(reported)["test_bad"].folder]
 
 
 def test_a_run_that_was_killed_is_read_from_what_its_tests_have_left(

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 from imakexec import process
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError, printable
+from imakexec.evidence import MANIFEST
 from imakexec.kernel.cache import write_atomically
 from imakexec.machine.diagnosis import FOLDER as DIAGNOSIS
 from imakexec.machine.events import FILE as EVENTS
@@ -160,6 +163,25 @@ def write_run(folder: Path, run: SuiteRun) -> Path:
     path = folder / RESULTS
     write_atomically(path, json.dumps(run.to_json(), indent=2) + "\n")
     return path
+
+
+def evidence_below(folder: Path) -> Iterator[Path]:
+    """All evidence folders below a folder, whoever has written them."""
+    # What a killed run leaves may be removed meanwhile, which walk() takes for an empty folder.
+    for parent, _, files in os.walk(folder):
+        if MANIFEST in files:
+            yield Path(parent)
+
+
+def gather(folder: Path, scratch: Path) -> None:
+    """Copy what runs of the command have left in a test's temporary folder to its artefacts.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    for evidence in evidence_below(scratch):
+        if not evidence.is_relative_to(folder):
+            shutil.copytree(evidence, folder / "runs" / evidence.relative_to(scratch))
 
 
 def one_line(text: str) -> str:

@@ -178,6 +178,10 @@ def pytest_runtest_makereport(
             artefacts.write_result(notes.folder, result)
         if report.outcome == "failed":
             report.sections += _console_sections(notes.folder)
+            scratch = getattr(item, "funcargs", {}).get("tmp_path")
+            with suppress(OSError):
+                if scratch is not None:
+                    artefacts.gather(notes.folder, scratch)
         if report.outcome == "failed" and CACHE in item.stash:
             kept = _keep(notes.folder, item.stash[CACHE])
             report.sections.append(("Artefacts are kept", kept))
