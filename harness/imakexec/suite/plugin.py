@@ -174,18 +174,25 @@ def pytest_runtest_makereport(
     result = result_of(item, report, error, notes)
     setattr(report, RESULT, json.dumps(result.to_json()))
     if notes is not None and notes.folder.exists():
-        with suppress(OSError, InfraError):  # a full disk must not take the report along
+        # A full disk must not take the report along.
+        with suppress(OSError, InfraError):
             artefacts.write_result(notes.folder, result)
         if report.outcome == "failed":
-            report.sections += _console_sections(notes.folder)
-            scratch = getattr(item, "funcargs", {}).get("tmp_path")
-            with suppress(OSError):
-                if scratch is not None:
-                    artefacts.gather(notes.folder, scratch)
-        if report.outcome == "failed" and CACHE in item.stash:
-            kept = _keep(notes.folder, item.stash[CACHE])
-            report.sections.append(("Artefacts are kept", kept))
+            report.sections += _what_is_left(item, notes.folder)
     return report
+
+
+def _what_is_left(item: pytest.Item, folder: Path) -> Iterator[tuple[str, str]]:
+    """Complete the artefacts of a test that has failed, and say what is there."""
+    yield from _console_sections(folder)
+    scratch: Path | None = getattr(item, "funcargs", {}).get("tmp_path")
+    with suppress(OSError):
+        if scratch is not None:
+            artefacts.gather(folder, scratch)
+    if CACHE in item.stash:
+        yield "Artefacts are kept", _keep(folder, item.stash[CACHE])
+    else:
+        yield "Artefacts", str(folder)
 
 
 def is_of_kernel(error: BaseException | None) -> bool:
