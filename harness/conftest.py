@@ -764,9 +764,11 @@ def meminfo_kib(session: Session, name: str) -> int:
     return int(kib)
 
 
-def positions(names: Sequence[str], wanted: str) -> list[int]:
-    """Where in a list an event name stands."""
-    return [index for index, name in enumerate(names) if name == wanted]
+def positions(names: Sequence[str], wanted: str, *, count: int | None = None) -> list[int]:
+    """Where in a list an event name stands; the test fails if it is not there `count` times."""
+    found = [index for index, name in enumerate(names) if name == wanted]
+    assert count in (None, len(found)), f"{len(found)} records {wanted}, {count} are due"
+    return found
 
 
 PAGE = 4096

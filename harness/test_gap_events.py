@@ -28,13 +28,14 @@ def claim_carried(trial: Trial, measured: tuple[str, ...]) -> None:
     trial.claim(
         "records carried", carried == measured, f"{len(carried)} of {len(measured)} carried"
     )
-    _, second_boot = positions(names, "boot_aggregate")
+    _, second_boot = positions(names, "boot_aggregate", count=2)
     if carried:
         image = max(names.index(scenario.NEXT_KERNEL), names.index(scenario.NEXT_INITRD))
         assert image < names.index(carried[0])
         assert names.index(carried[-1]) < second_boot
     if trial.kernel.has_markers:
-        [load], [execute] = positions(names, "kexec_load"), positions(names, "kexec_execute")
+        [load] = positions(names, "kexec_load", count=1)
+        [execute] = positions(names, "kexec_execute", count=1)
         assert tuple(names[load + 1 : execute]) == measured
         assert execute == second_boot - 1
 

@@ -104,7 +104,7 @@ def test_nothing_is_lost_in_a_storm(trial: Trial, round_: int) -> None:
         )
     names = execute_in_a_storm(trial, each=1)
 
-    _, second_boot = positions(names, "boot_aggregate")
+    _, second_boot = positions(names, "boot_aggregate", count=2)
     if trial.kernel.carries_events_after_load:
         storm = scenario.storm_paths(PROCESSES, programs=PROGRAMS)
         assert storm <= set(names), (round_, "there was no storm")
@@ -160,7 +160,7 @@ def test_an_attempt_after_the_copy_is_refused(trial: Trial, pytestconfig: pytest
     names = trial.names()
     assert not refused.keys() & set(names), "refused and measured at once"
     if trial.kernel.is_ours:
-        _, second_boot = positions(names, "boot_aggregate")
+        _, second_boot = positions(names, "boot_aggregate", count=2)
         assert positions(names, "kexec_execute") == [second_boot - 1]
 
     # A file that appeared as measured would not be tried again. Of the first file only the second

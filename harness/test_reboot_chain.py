@@ -63,7 +63,8 @@ def test_ima_comes_last_and_lets_the_chain_go_on(lab: Lab, probed: KernelRequest
     assert out.said == {"first": 0, "late": refused, "first_again": refused}
     assert "imakexec probe: the chain goes on" in out.console
     names = out.run.names("after")
-    [first], [marker] = positions(names, "probe_first"), positions(names, "kexec_execute")
+    [first] = positions(names, "probe_first", count=1)
+    [marker] = positions(names, "kexec_execute", count=1)
     assert first < marker == positions(names, "boot_aggregate")[1] - 1
     assert "probe_late" not in names
     assert out.console.count('cause=measurements_suspended comm="kexec" name="probe_late"') == 1

@@ -46,6 +46,9 @@ class Trial:
     def conclude(self):
         return self.conclusion
 
+    def unexplained(self):
+        return self.conclusion.lines if self.conclusion.outcome is Outcome.FAIL else []
+
 @pytest.fixture
 def subject(request):
     return request.param
@@ -116,6 +119,10 @@ def test_the_host_fails_once(trial):
     if trial.notes.attempt == 1:
         raise InfraError("swtpm died")
 
+def test_stumbles(trial):
+    trial.conclusion = Conclusion(Outcome.FAIL, ("O2 prefix: lost",))
+    [only] = []
+
 def test_the_test_fails(trial):
     {}["a mistake in the test"]
 
@@ -133,6 +140,7 @@ OUTCOMES = {
     "test_the_host_fails": "infra",
     "test_the_host_was_busy": "infra",
     "test_the_host_fails_once": "pass",
+    "test_stumbles": "fail",
     "test_the_test_fails": "infra",
     "test_not_here": "skip",
 }
@@ -166,8 +174,8 @@ def named(run: SuiteRun) -> dict[str, TestResult]:
 
 
 def test_what_a_trial_comes_to_is_the_outcome_of_its_test(ran: pytest.RunResult) -> None:
-    ran.assert_outcomes(passed=2, failed=3, errors=3, xfailed=2, skipped=1)
-    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*evidence: /*"])
+    ran.assert_outcomes(passed=2, failed=4, errors=3, xfailed=2, skipped=1)
+    ran.stdout.fnmatch_lines(["*O1 replay: lost*", "*O2 prefix: lost*", "*Artefacts are kept*"])
     ran.stdout.fnmatch_lines(["*this is no known defect*"])
     ran.stdout.fnmatch_lines(["*a panic nobody knows*"])
     assert ran.ret == pytest.ExitCode.TESTS_FAILED
@@ -201,6 +209,12 @@ def test_a_repeated_test_is_in_the_summary(ran: pytest.RunResult) -> None:
     text = " ".join("\n".join(ran.outlines).split())
     assert "6 repeated once: test_a_repeated_test_is_in_the_summary.py::" in text
     assert "swtpm died" in text
+
+
+def test_a_test_that_stumbles_over_the_fault_of_a_kernel_blames_it(reported: SuiteRun) -> None:
+    why = named(reported)["test_stumbles"].why
+    assert why[0] == "O2 prefix: lost"
+    assert why[1].startswith("then ValueError: not enough values")
 
 
 def test_a_mistake_in_a_test_says_nothing_about_the_kernel(reported: SuiteRun) -> None:
@@ -420,7 +434,7 @@ def test_a_cache_that_cannot_be_written_costs_no_report(pytester: pytest.Pyteste
     pytester.makepyfile(TESTS)
     (pytester.path / "cache").write_text("no folder")
     ran = pytester.runpytest_inprocess(*PLUGINS)
-    ran.assert_outcomes(passed=2, failed=3, errors=3, xfailed=2, skipped=1)
+    ran.assert_outcomes(passed=2, failed=4, errors=3, xfailed=2, skipped=1)
     ran.stdout.fnmatch_lines(["only in */folder: *"])
 
 
@@ -435,7 +449,7 @@ def test_the_table_at_the_end(ran: pytest.RunResult) -> None:
     start = next(n for n, line in enumerate(lines) if line.startswith("scenario "))
     row = lines[start + 1]
     # The budget is that of ten boots of two seconds.
-    assert " ".join(row.split()) == "6 failed second load patched 2 2 1 3 3 0.0 s 20 s"
+    assert " ".join(row.split()) == "6 failed second load patched 2 2 1 4 3 0.0 s 20 s"
     reasons = "\n".join(lines[start + 2 :])
     assert " 6 known: C4: not counted" in reasons
     assert " 6 known: K1: a page fault in the copy" in reasons
@@ -460,9 +474,9 @@ def test_what_is_nightly_is_never_smoke(pytester: pytest.Pytester) -> None:
     pytester.runpytest_inprocess(*PLUGINS, "-m", "nightly").assert_outcomes(passed=1, deselected=1)
 
 
-@pytest.mark.parametrize(("words", "found"), [("failed_second_load", 11), ("big_log", 0)])
+@pytest.mark.parametrize(("words", "found"), [("failed_second_load", 12), ("big_log", 0)])
 def test_a_scenario_is_found_by_its_name(pytester: pytest.Pytester, words: str, found: int) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     ran = pytester.runpytest_inprocess(*PLUGINS, "--collect-only", "-k", words)
-    ran.assert_outcomes(deselected=11 - found)
+    ran.assert_outcomes(deselected=12 - found)

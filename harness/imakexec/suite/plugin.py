@@ -124,24 +124,40 @@ def _is_of_host(error: BaseException | None) -> bool:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Conclude the trial of a test."""
-    failure = None
     answer: object = True
     try:
         answer = yield
-    except GuestFailure as error:
-        failure = error
-    notes = pyfuncitem.stash.get(NOTES, None)
-    trial = None if notes is None else notes.trial
-    if trial is None:
-        if failure is not None:
-            raise failure
-        return answer
-    if failure is not None:
-        if not trial.may_die:
-            raise failure
-        trial.died(failure)
-    _end(trial)
+    except Exception as error:
+        trial = _trial_of(pyfuncitem)
+        if trial is None:
+            raise
+        _end_early(trial, error)
+    else:
+        trial = _trial_of(pyfuncitem)
+    if trial is not None:
+        _end(trial)
     return answer
+
+
+def _trial_of(item: pytest.Item) -> Trial | None:
+    notes = item.stash.get(NOTES, None)
+    return None if notes is None else notes.trial
+
+
+def _end_early(trial: Trial, error: Exception) -> None:
+    """Return where a known defect has killed the guest; else raise what the error comes to.
+
+    A test that stumbles over what a kernel has not done raises anything. If the oracles have found
+    the kernel at fault, that is why.
+    """
+    if isinstance(error, GuestFailure) and trial.may_die:
+        trial.died(error)
+        return
+    wrong = [] if isinstance(error, ImaKexecError | AssertionError) else trial.unexplained()
+    if not wrong:
+        raise error
+    text = "\n".join([*wrong, f"then {type(error).__name__}: {error}"])
+    raise pytest.fail.Exception(text, pytrace=False) from error
 
 
 def _end(trial: Trial) -> None:
@@ -150,7 +166,7 @@ def _end(trial: Trial) -> None:
     if conclusion.outcome is Outcome.FAIL and trial.excuse:
         raise kept_waiting(trial.excuse, text, where=trial.folder)
     if conclusion.outcome is Outcome.FAIL:
-        pytest.fail(f"{text}\nevidence: {trial.folder}", pytrace=False)
+        pytest.fail(text, pytrace=False)
     if conclusion.outcome is Outcome.KNOWN:
         pytest.xfail(text)
 

@@ -392,15 +392,24 @@ class Trial:
         """What this test is known to show on this kernel."""
         return tuple(known_defects(self.scenario.number, self.case, self.kernel, self.fixed))
 
-    def conclude(self) -> Conclusion:
-        """Hold what was found against what is known."""
+    def unexplained(self) -> list[str]:
+        """What is wrong so far, and of no known defect."""
         defects = self.defects
-        said = self.console if any(defect.console for defect in defects) else ""
-        wrong = [
+        said = self._said_for(defects)
+        return [
             str(finding)
             for finding in self.findings
             if not any(defect.explains(finding, said) for defect in defects)
         ]
+
+    def _said_for(self, defects: Sequence[Defect]) -> str:
+        return self.console if any(defect.console for defect in defects) else ""
+
+    def conclude(self) -> Conclusion:
+        """Hold what was found against what is known."""
+        defects = self.defects
+        said = self._said_for(defects)
+        wrong = self.unexplained()
         wrong += [
             f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
             f"remove it from suite/defects.py, or say --fixed {defect.id}"
