@@ -98,7 +98,7 @@ def test_known(trial):
     trial.conclusion = Conclusion(Outcome.KNOWN, ("C4: not counted",))
 
 def test_its_own_assertion(trial):
-    trial.conclusion = Conclusion(Outcome.KNOWN, ("C4: not counted",))
+    trial.conclusion = Conclusion(Outcome.FAIL, ("O1 replay: not in step",))
     assert False, "this is no known defect"
 
 def test_dies(trial):
@@ -215,6 +215,14 @@ def test_a_test_that_stumbles_over_the_fault_of_a_kernel_blames_it(reported: Sui
     why = named(reported)["test_stumbles"].why
     assert why[0] == "O2 prefix: lost"
     assert why[1].startswith("then ValueError: not enough values")
+
+
+def test_what_the_oracles_have_found_stands_beside_a_failed_assertion(
+    reported: SuiteRun, ran: pytest.RunResult
+) -> None:
+    why = named(reported)["test_its_own_assertion"].why
+    assert why == ("AssertionError: this is no known defect", "O1 replay: not in step")
+    ran.stdout.fnmatch_lines(["*- Oracles -*", "O1 replay: not in step"])
 
 
 def test_a_mistake_in_a_test_says_nothing_about_the_kernel(reported: SuiteRun) -> None:

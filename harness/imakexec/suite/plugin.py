@@ -194,6 +194,8 @@ def pytest_runtest_makereport(
         with suppress(OSError, InfraError):
             artefacts.write_result(notes.folder, result)
         if report.outcome == "failed":
+            beside = "\n".join(_found_beside(notes.trial, error))
+            report.sections += [("Oracles", beside)] if beside else []
             report.sections += _what_is_left(item, notes.folder)
     return report
 
@@ -234,9 +236,9 @@ def result_of(
     """
     marker = item.get_closest_marker("scenario")
     outcome = _outcome(report, error)
-    why = _reason(report, error)
     if notes is None:
         notes = Notes(Path("/nonexistent"), 1, now())
+    why = [*_reason(report, error), *_found_beside(notes.trial, error)]
     budget = CATALOGUE[marker.args[0]].budget if marker else 0.0
     return TestResult(
         nodeid=item.nodeid,
@@ -263,6 +265,12 @@ def _outcome(report: pytest.TestReport, error: BaseException | None) -> Outcome:
     if report.outcome == "failed":
         return Outcome.FAIL if is_of_kernel(error) else Outcome.INFRA
     return Outcome.PASS
+
+
+def _found_beside(trial: Trial | None, error: BaseException | None) -> list[str]:
+    """What the oracles have found where an assertion of the test itself has failed first."""
+    is_own = isinstance(error, AssertionError) and trial is not None
+    return trial.unexplained() if is_own and trial is not None else []
 
 
 def _reason(report: pytest.TestReport, error: BaseException | None) -> list[str]:
