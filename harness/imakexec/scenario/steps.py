@@ -20,6 +20,7 @@ from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure
 from imakexec.evidence import Boot, BootKind, QuoteRecord, Snapshot
 from imakexec.machine.complaint import complaint_lines
+from imakexec.machine.epoch import Phase
 from imakexec.machine.guest import SHELL_PARAMETER, TOKEN_PARAMETER, BootInfo, GuestOSError
 from imakexec.machine.watch import Expected
 from imakexec.scenario.session import Session, step
@@ -235,7 +236,7 @@ def kexec_load_refused(
 
 @step("unload")
 def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
-    """Drop the image that waits for its execution, or the crash kernel's.
+    """Drop the image that waits for its execution, or the crash kernel's; there need not be one.
 
     Raises:
         GuestFailure: the kernel refused.
@@ -244,7 +245,7 @@ def kexec_unload(session: Session, how: Load = Load.FILE) -> None:
     if how is Load.CRASH:
         options.append("-p")
     session.guest.run(["kexec", *options, "-u"], session.budget())
-    if how is not Load.CRASH:
+    if how is not Load.CRASH and session.machine.epochs.phase is Phase.LOADED:
         session.machine.epochs.unloaded()
 
 
