@@ -54,6 +54,8 @@ def hop(
 def test_banks_with_another_hash_of_files_in_the_next_kernel(
     trial: Trial, banks: tuple[str, ...]
 ) -> None:
+    if not {"sha1", "sha256"} & set(banks):
+        trial.has_no_bank_for_boot_aggregate(0)  # the next kernel's hash is one of them
     with trial.running(banks=banks) as session:
         before, after = hop(trial, session, append="ima_hash=sha512")
 

@@ -11,6 +11,8 @@ import pytest
 from list_writer import Entry, ascii_list, entry, pack
 
 from imakexec.attest import Judgement, Reason, Verdict
+from imakexec.attest.boot_aggregate import BootAggregate, BootAggregateState
+from imakexec.attest.timeline import Timeline
 from imakexec.evidence import QuoteRecord, Snapshot
 from imakexec.suite.oracles import (
     NOT_PADDED,
@@ -130,6 +132,24 @@ def test_a_list_that_starts_with_another_boot() -> None:
     assert wrong(boot_findings(judged, [*HEALTHY, anew], frozenset({0, 2}))) == []
     [finding] = boot_findings(judged, [*HEALTHY, anew], frozenset({0}))
     assert finding == Finding(Oracle.BOOTS, "1 boot_aggregate records in end, boot 2")
+
+
+def test_a_boot_aggregate_is_zero_where_no_bank_is_fit_for_it_and_only_there() -> None:
+    zero, matches = (
+        BootAggregate(index, "sha256", bytes(32), None, state)
+        for index, state in ((0, BootAggregateState.ZERO), (5, BootAggregateState.MATCHES))
+    )
+    judged = Judgement(
+        verdict=Verdict.IN_SYNC,
+        reason=Reason.MATCH,
+        sentence="",
+        action="",
+        timeline=Timeline((), (), (), (), (zero, matches)),
+    )
+    assert wrong(boot_findings(judged, [], frozenset({0}), frozenset({0}))) == []
+    [finding] = boot_findings(judged, [], frozenset({0}))
+    assert finding == Finding(Oracle.BOOTS, "boot_aggregate 0 zero")
+    assert len(list(boot_findings(judged, [], frozenset({0}), frozenset({1})))) == 2
 
 
 def padded_quote(entries: list[Entry], *, since: int) -> Snapshot:

@@ -153,12 +153,16 @@ def prefix_findings(readings: Sequence[Reading]) -> Iterator[Finding]:
 
 
 def boot_findings(
-    judgement: Judgement, readings: Sequence[Reading], starts: frozenset[int]
+    judgement: Judgement,
+    readings: Sequence[Reading],
+    starts: frozenset[int],
+    zero: frozenset[int] = frozenset(),
 ) -> Iterator[Finding]:
     """O3.
 
     Args:
         starts: the boots with which a list starts, 0 among them.
+        zero: the boots whose kernel finds no bank for its boot_aggregate, and leaves it zero.
     """
     for reading in readings:
         found = len(find_boot_aggregates(MeasurementLog.parse(reading.log)))
@@ -167,8 +171,10 @@ def boot_findings(
                 Oracle.BOOTS,
                 f"{found} boot_aggregate records in {reading.snapshot}, boot {reading.epoch}",
             )
-    for aggregate in judgement.timeline.boot_aggregates if judgement.timeline else ():
-        if aggregate.state is not BootAggregateState.MATCHES:
+    aggregates = judgement.timeline.boot_aggregates if judgement.timeline else ()
+    for boot, aggregate in enumerate(aggregates):
+        due = BootAggregateState.ZERO if boot in zero else BootAggregateState.MATCHES
+        if aggregate.state is not due:
             yield Finding(Oracle.BOOTS, f"boot_aggregate {aggregate.index} {aggregate.state}")
 
 

@@ -81,6 +81,7 @@ class Trial:
     _has_list: bool = True
     _waived: dict[str, str] = field(default_factory=dict)
     _padded: Padded = NOT_PADDED
+    _zero: frozenset[int] = frozenset()
     _per_record: int = 0
     _first_uptime: float = 0.0
     _is_over: bool = False
@@ -134,6 +135,13 @@ class Trial:
                 may verify in these banks any more.
         """
         self._padded = Padded(frozenset(banks), since)
+
+    def has_no_bank_for_boot_aggregate(self, *boots: int) -> None:
+        """A kernel takes the bank of its hash, else sha256 or sha1; these boots' kernels have none.
+
+        See ima_calc_boot_aggregate(), security/integrity/ima/ima_crypto.c.
+        """
+        self._zero = frozenset(boots)
 
     def claim(self, name: str, holds: object, what: object = "it does not hold") -> None:
         """Make a demand of the scenario's own, which a known defect can name.
@@ -322,7 +330,7 @@ class Trial:
         self.notes.take_judgement(self.judgement, self.folder)
         self.notes.complaints = self.complaints
         found = [
-            *oracles.boot_findings(self.judgement, self._readings, self._starts),
+            *oracles.boot_findings(self.judgement, self._readings, self._starts, self._zero),
             *oracles.count_findings(self._readings, self._padded),
             *oracles.violation_findings(self._readings),
             *oracles.message_findings(self.complaints),
