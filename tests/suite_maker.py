@@ -12,6 +12,7 @@ from imakexec.suite.outcome import Outcome
 from imakexec.suite.result import (
     Attempt,
     Complaint,
+    Found,
     KernelIdentity,
     Step,
     SuiteRun,
@@ -85,6 +86,11 @@ FAILED = replace(
         Complaint("warning", 0, "WARNING: CPU: 0", "asked_for", "the test asks for it"),
         Complaint("warning", 1, "WARNING: CPU: 1", "", ""),
     ),
+    findings=(
+        Found("alive", "kernel panic: Oops: 0000 [#1]", ""),
+        Found("no mapping after an unload", "1 is left", "K2"),
+    ),
+    mended=("K9",),
 )
 SKIPPED = TestResult(
     nodeid="harness/test_log_staging.py::test_staging[given]",
@@ -185,5 +191,7 @@ def defaced(test: TestResult, text: str) -> TestResult:
         folder=text,
         steps=(Step(text, 0.0, 1.0),),
         complaints=(Complaint(text, 0, text, text, ""), Complaint(text, 0, text, text, text)),
+        findings=(Found(text, text, text),),
+        mended=(text,),
         attempts=(Attempt(text, 1.0, text),),
     )

@@ -17,7 +17,7 @@ from imakexec.errors import UserError
 from imakexec.project import find_project
 from imakexec.strict_json import NAME_PART, parse_json
 from imakexec.suite import artefacts, collector
-from imakexec.suite.result import SuiteRun, TestResult
+from imakexec.suite.result import Found, SuiteRun, TestResult
 
 pytest_plugins = ["pytester"]
 
@@ -30,7 +30,7 @@ from imakexec.suite.collector import FOLDER
 from imakexec.suite.notes import Notes
 from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.plugin import CACHE, NOTES
-from imakexec.suite.result import KernelIdentity, Step
+from imakexec.suite.result import Found, KernelIdentity, Step
 
 NOW = "2026-11-30T12:00:00Z"
 KERNEL = KernelIdentity("patched", "6.1.1", "Linux version 6.1.1", "base", (), "key", 64 * "0", "x")
@@ -39,6 +39,10 @@ class Trial:
     may_die = False
     excuse = ""
     conclusion = Conclusion(Outcome.PASS, ())
+    mended = ()
+
+    def found(self):
+        return (Found("O1 replay", "lost\x1b[0m", "A1"),)
 
     def died(self, failure):
         self.conclusion = Conclusion(Outcome.KNOWN, (f"K1: {failure.what}",))
@@ -276,6 +280,10 @@ def test_each_test_has_a_folder_that_tells_what_it_came_to(
         told = TestResult.read(parse_json((folder / "result.json").read_bytes(), "result.json"))
         assert (told.nodeid, told.outcome) == (test.nodeid, test.outcome)
         assert (folder / "reproduce.sh").is_file()
+
+
+def test_a_result_has_what_the_oracles_have_found(reported: SuiteRun) -> None:
+    assert named(reported)["test_bad"].findings == (Found("O1 replay", "lost?[0m", "A1"),)
 
 
 def test_what_a_command_has_left_is_with_the_artefacts_of_a_failure(

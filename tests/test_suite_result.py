@@ -18,6 +18,7 @@ from imakexec.suite.outcome import Outcome
 from imakexec.suite.result import (
     Attempt,
     Complaint,
+    Found,
     KernelIdentity,
     Step,
     SuiteRun,
@@ -62,6 +63,8 @@ TESTS = st.builds(
     folder=TEXTS,
     steps=several(st.builds(Step, TEXTS, SECONDS, SECONDS)),
     complaints=several(st.builds(Complaint, TEXTS, NATURALS, TEXTS, TEXTS, TEXTS)),
+    findings=several(st.builds(Found, TEXTS, TEXTS, TEXTS)),
+    mended=several(TEXTS),
     attempts=several(st.builds(Attempt, TEXTS, SECONDS, TEXTS)),
 )
 RUNS = st.builds(

@@ -19,6 +19,7 @@ from imakexec.suite.notes import Notes
 from imakexec.suite.oracles import Finding, Oracle
 from imakexec.suite.outcome import Outcome
 from imakexec.suite.properties import KernelProperties, version_of
+from imakexec.suite.result import Found
 from imakexec.suite.trial import Trial
 
 OURS = (
@@ -121,6 +122,7 @@ def test_a_known_defect_that_does_not_show_fails(monkeypatch: pytest.MonkeyPatch
     [line] = conclusion.lines
     assert line.startswith("O2 prefix holds, which Z9 should break")
     assert "--fixed Z9" in line
+    assert made.mended == ("Z9",)
 
 
 def test_a_consequence_need_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +147,8 @@ def test_a_known_defect_excuses_nothing_else(monkeypatch: pytest.MonkeyPatch) ->
     made = trial()
     made.findings += [Finding(Oracle.REPLAY, "lost"), Finding(Oracle.MESSAGES, "Oops")]
     assert made.conclude().lines == ("O6 messages: Oops",)
+    assert made.found() == (Found("O1 replay", "lost", "Z9"), Found("O6 messages", "Oops", ""))
+    assert made.mended == ()
 
 
 def test_a_mended_defect_is_not_expected(monkeypatch: pytest.MonkeyPatch) -> None:

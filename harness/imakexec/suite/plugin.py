@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.collector import FOLDER, RESULT, Collector
 from imakexec.suite.notes import Notes, now
 from imakexec.suite.outcome import Outcome
-from imakexec.suite.result import TestResult
+from imakexec.suite.result import Found, TestResult
 from imakexec.suite.trial import Trial
 
 NOTES = pytest.StashKey[Notes]()
@@ -256,7 +257,13 @@ def result_of(
         folder=str(notes.folder) if notes.folder.exists() else "",
         steps=tuple(notes.steps),
         complaints=notes.complaints,
+        findings=tuple(map(_in_a_line, notes.trial.found())) if notes.trial else (),
+        mended=notes.trial.mended if notes.trial else (),
     )
+
+
+def _in_a_line(found: Found) -> Found:
+    return replace(found, what=artefacts.one_line(found.what))
 
 
 def _outcome(report: pytest.TestReport, error: BaseException | None) -> Outcome:

@@ -76,6 +76,24 @@ class Complaint:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A demand that a kernel does not meet.
+
+    Attributes:
+        demand: an oracle of the suite, or a claim of the scenario.
+        what: what was seen instead.
+        defect: the id of the known defect that it is of, in suite/defects.py; empty for none.
+    """
+
+    demand: str
+    what: str
+    defect: str
+
+    def __str__(self) -> str:
+        return f"{self.demand}: {self.what}"
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A try of a test that has said nothing about the kernel, and was repeated.
 
@@ -110,6 +128,8 @@ class TestResult:
         folder: its artefacts, relative to the document; empty if there are none.
         steps: in the order in which they began.
         complaints: of all kernels, in order.
+        findings: what the oracles and the claims of a scenario have found, in order.
+        mended: the ids of known defects that should have shown and have not.
         attempts: those before the last one.
     """
 
@@ -130,6 +150,8 @@ class TestResult:
     folder: str = ""
     steps: tuple[Step, ...] = ()
     complaints: tuple[Complaint, ...] = ()
+    findings: tuple[Found, ...] = ()
+    mended: tuple[str, ...] = ()
     attempts: tuple[Attempt, ...] = ()
 
     def to_json(self) -> dict[str, object]:
@@ -160,6 +182,8 @@ class TestResult:
             folder=item["folder"].string(),
             steps=tuple(map(_step, item["steps"].elements())),
             complaints=tuple(map(_complaint, item["complaints"].elements())),
+            findings=tuple(map(_found, item["findings"].elements())),
+            mended=_strings(item["mended"]),
             attempts=tuple(map(_attempt, item["attempts"].elements())),
         )
 
@@ -267,6 +291,11 @@ def _complaint(value: Value) -> Complaint:
     return Complaint(
         name.string(), boot.natural(), line.string(), fingerprint.string(), because.string()
     )
+
+
+def _found(value: Value) -> Found:
+    demand, what, defect = value.members("demand", "what", "defect")
+    return Found(demand.string(), what.string(), defect.string())
 
 
 def _attempt(value: Value) -> Attempt:

@@ -27,7 +27,7 @@ from imakexec.suite.oracles import NOT_PADDED, Finding, Hop, Oracle, Padded
 from imakexec.suite.outcome import Conclusion, Outcome
 from imakexec.suite.properties import KernelProperties
 from imakexec.suite.readings import Reading, take_reading
-from imakexec.suite.result import Complaint
+from imakexec.suite.result import Complaint, Found
 
 SYSRQ_PANIC = ("sysrq triggered crash",)
 """What a kernel says when it is told to panic."""
@@ -57,6 +57,7 @@ class Trial:
         judgement: the verifier's, when the machine is off.
         boot_seconds: that the first kernel took to its agent.
         hops: how long each later one took.
+        mended: the ids of known defects that should have shown and have not, when it has concluded.
     """
 
     scenario: Scenario
@@ -72,6 +73,7 @@ class Trial:
     judgement: Judgement = field(init=False)
     boot_seconds: float = field(init=False, default=1.0)
     hops: list[Hop] = field(default_factory=list)
+    mended: tuple[str, ...] = ()
     _readings: list[Reading] = field(default_factory=list)
     _allowed: dict[str, str] = field(default_factory=dict)
     _loss: str = ""
@@ -400,15 +402,24 @@ class Trial:
         """What this test is known to show on this kernel."""
         return tuple(known_defects(self.scenario.number, self.case, self.kernel, self.fixed))
 
-    def unexplained(self) -> list[str]:
-        """What is wrong so far, and of no known defect."""
+    def found(self) -> tuple[Found, ...]:
+        """What is wrong so far, each with the known defect that explains it."""
+        if not self.findings:
+            return ()  # there may be no console yet
         defects = self.defects
         said = self._said_for(defects)
-        return [
-            str(finding)
+        return tuple(
+            Found(
+                finding.demand,
+                finding.what,
+                next((item.id for item in defects if item.explains(finding, said)), ""),
+            )
             for finding in self.findings
-            if not any(defect.explains(finding, said) for defect in defects)
-        ]
+        )
+
+    def unexplained(self) -> list[str]:
+        """What is wrong so far, and of no known defect."""
+        return [str(found) for found in self.found() if not found.defect]
 
     def _said_for(self, defects: Sequence[Defect]) -> str:
         return self.console if any(defect.console for defect in defects) else ""
@@ -416,17 +427,13 @@ class Trial:
     def conclude(self) -> Conclusion:
         """Hold what was found against what is known."""
         defects = self.defects
-        said = self._said_for(defects)
+        hidden = list(self._hidden(defects))
+        self.mended = tuple(dict.fromkeys(defect.id for defect, _ in hidden))
         wrong = self.unexplained()
         wrong += [
             f"{demand} holds, which {defect.id} should break ({defect.reason}): if it is mended, "
             f"remove it from suite/defects.py, or say --fixed {defect.id}"
-            for defect in defects
-            for demand in sorted(defect.breaks if defect.certain else ())
-            if not any(
-                finding.demand == demand and defect.explains(finding, said)
-                for finding in self.findings
-            )
+            for defect, demand in hidden
         ]
         if wrong:
             waived = [f"not asked: {oracle}: {why}" for oracle, why in self._waived.items()]
@@ -434,3 +441,14 @@ class Trial:
         if defects:
             return Conclusion(Outcome.KNOWN, tuple(dict.fromkeys(map(str, defects))))
         return Conclusion(Outcome.PASS, ())
+
+    def _hidden(self, defects: Sequence[Defect]) -> Iterator[tuple[Defect, str]]:
+        """The defects that should have shown and have not, each with the demand that holds."""
+        said = self._said_for(defects)
+        for defect in defects:
+            for demand in sorted(defect.breaks if defect.certain else ()):
+                if not any(
+                    finding.demand == demand and defect.explains(finding, said)
+                    for finding in self.findings
+                ):
+                    yield defect, demand
