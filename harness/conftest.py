@@ -33,7 +33,7 @@ from imakexec.evidence import Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest
 from imakexec.kernel.cache import Cache
-from imakexec.kernel.config import has_extra_memory, has_ima_option, values
+from imakexec.kernel.config import EXTRA_MEMORY, has_extra_memory, has_ima_option, values
 from imakexec.kernel.source import SourceTree
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.qemu import require_programs
@@ -92,6 +92,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("imakexec")
     group.addoption("--base", default="linux-6.1", help="Debian's source of the kernels")
     group.addoption("--kernel-tree", type=Path, help="a kernel tree of your own, tested as it is")
+    group.addoption(
+        "--patch",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a patch of your own on top of --base or --kernel-tree, tested as it is; repeat it",
+    )
     group.addoption("--kernel", type=Path, help="a boot image of your own, tested as it is")
     group.addoption("--config", type=Path, help="the configuration of --kernel")
     group.addoption(
@@ -107,6 +115,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--accel", type=Accelerator, help="kvm or tcg; default: find out")
     group.addoption("--arch", choices=list(ARCHES), default=X86_64.name, help="of the guests")
     group.addoption("--vectors", type=Path, help="take the vectors anew, into this folder")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse two kernels of one's own that cannot be the same."""
+    if config.getoption("--kernel") and config.getoption("--patch"):
+        raise pytest.UsageError("--patch is for kernels that are built here, and --kernel is not")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -138,7 +152,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def subject_names(config: pytest.Config) -> list[str]:
     """The kernels of this run: the base, with the series if it has one, and the user's own."""
     names = ["patched", "plain"] if has_series(config.getoption("--base")) else ["plain"]
-    has_own = config.getoption("--kernel-tree") or config.getoption("--kernel")
+    has_own = any(map(config.getoption, ("--kernel-tree", "--kernel", "--patch")))
     return [*names, "given"] if has_own else names
 
 
@@ -418,7 +432,8 @@ class Subject:
         if self.name != "given":
             return has_ima_option(self.kernels.source().path, name)
         if self.own.image is None:
-            return has_ima_option(self.kernels.source(self.own.kernel_tree).path, name)
+            added = any(f"+config {name}\n" in path.read_text() for path in self.own.further)
+            return added or has_ima_option(self.kernels.source(self.own.kernel_tree).path, name)
         # A configuration names what could be set, too.
         return f"CONFIG_{name}" in re.findall(
             r"\w+", self.kernels.build(self.own).config.read_text()
@@ -441,18 +456,18 @@ class Subject:
                 pytest.skip(f"{given.image} was built without {wanted}")
             return given
         debug = _lines("Kconfig.debug.fragment") if self.name == "debug" else ()
-        tree = None if given is None else given.kernel_tree
+        own = () if given is None else given.further
         return self.kernels.request(
-            patches=0 if self.name == "plain" else None,
-            extra_memory_kb=extra_memory_kb if self._has_extra_memory(tree) else None,
+            patches=0 if self.name == "plain" or own else None,
+            extra_memory_kb=extra_memory_kb if self._has_extra_memory() else None,
             symbols=(*debug, *symbols),
-            further=tuple(further),
-            tree=tree,
+            further=(*own, *further),
+            tree=None if given is None else given.kernel_tree,
         )
 
-    def _has_extra_memory(self, tree: Path | None) -> bool:
+    def _has_extra_memory(self) -> bool:
         is_ours = self.name in ("patched", "debug") and self.kernels.has_series
-        return is_ours or has_extra_memory(self.kernels.source(tree).path)
+        return is_ours or self.has_ima_option(EXTRA_MEMORY)
 
 
 @pytest.fixture
@@ -463,6 +478,7 @@ def subject(
     own = KernelRequest(
         arch=chosen_arch(pytestconfig),
         kernel_tree=pytestconfig.getoption("--kernel-tree"),
+        further=tuple(path.absolute() for path in pytestconfig.getoption("--patch")),
         image=pytestconfig.getoption("--kernel"),
         config=pytestconfig.getoption("--config"),
     )

@@ -98,8 +98,8 @@ def reproduce_script(nodeid: str, options: Sequence[str], state: str) -> str:
 _FLAGS = ("--debug-kernel", "--debug-info", "--dump-memory")
 _BOOTED = (
     *_FLAGS,
-    *("--base", "--kernel-tree", "--kernel", "--config", "--fixed", "--mutation", "--accel"),
-    "--arch",
+    *("--base", "--kernel-tree", "--patch", "--kernel", "--config", "--arch", "--accel"),
+    *("--fixed", "--mutation"),
 )
 
 
