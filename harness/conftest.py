@@ -31,7 +31,7 @@ from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
 from imakexec.evidence import Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
-from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest
+from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest, offers_ima_option
 from imakexec.kernel.cache import Cache
 from imakexec.kernel.config import EXTRA_MEMORY, has_extra_memory, has_ima_option, values
 from imakexec.kernel.source import SourceTree
@@ -47,6 +47,7 @@ from imakexec.suite.collector import FOLDER
 from imakexec.suite.notes import Notes, identity_of, now
 from imakexec.suite.plugin import CACHE, NOTES
 from imakexec.suite.properties import KernelProperties
+from imakexec.suite.runner import note_kernel
 from imakexec.suite.trial import Trial
 
 ENOUGH_KB = 40
@@ -302,6 +303,7 @@ class Kernels:
     def __init__(self, config: pytest.Config, workshop: Workshop) -> None:
         self.base: str = config.getoption("--base")
         self.has_series = has_series(self.base)
+        self._artefacts = config.stash.get(FOLDER, None)
         debug = _lines("Kconfig.debug.fragment") if config.getoption("--debug-kernel") else ()
         self._debug = (*debug, *(DEBUG_INFO if config.getoption("--debug-info") else ()))
         mutation: Path | None = config.getoption("--mutation")
@@ -371,6 +373,8 @@ class Kernels:
 
     def build(self, wanted: KernelRequest) -> KernelImage:
         """Build a kernel, or find it built."""
+        if self._artefacts is not None:
+            note_kernel(self._artefacts, wanted)
         with self._capture.global_and_fixture_disabled():
             return self._workshop.kernel(wanted)
 
@@ -432,8 +436,8 @@ class Subject:
         if self.name != "given":
             return has_ima_option(self.kernels.source().path, name)
         if self.own.image is None:
-            added = any(f"+config {name}\n" in path.read_text() for path in self.own.further)
-            return added or has_ima_option(self.kernels.source(self.own.kernel_tree).path, name)
+            tree = self.kernels.source(self.own.kernel_tree).path
+            return offers_ima_option(self.own, tree, name)
         # A configuration names what could be set, too.
         return f"CONFIG_{name}" in re.findall(
             r"\w+", self.kernels.build(self.own).config.read_text()

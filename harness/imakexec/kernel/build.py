@@ -49,7 +49,7 @@ _REACHES_ALL_FILES = ("KASAN", "MODULES", "RANDOMIZE_BASE", "DEBUG_INFO_DWARF_TO
 DEBUG_INFO = ("CONFIG_DEBUG_KERNEL=y", "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT=y")
 """What a kernel is built with so that its call traces can be decoded to lines of the source."""
 
-_DEFAULT_EXTRA_MEMORY_KB = 40
+DEFAULT_EXTRA_MEMORY_KB = 40
 
 _WARNING = re.compile(r"\bwarning: ", re.IGNORECASE)
 _PRODUCT = re.compile(r"  [A-Z][A-Z0-9_]* +(\S+)")
@@ -266,6 +266,21 @@ def choose_series(request: KernelRequest, project: Path) -> PatchSeries:
     return PatchSeries.read(folder).first(request.patches)
 
 
+def offers_ima_option(request: KernelRequest, tree: Path, name: str) -> bool:
+    """Whether IMA has a configuration symbol in a source with the request's further patches.
+
+    Args:
+        tree: the source without them.
+        name: of the symbol, without its CONFIG_.
+
+    Raises:
+        UserError: there is no such patch file.
+    """
+    added = PatchSeries().and_then(request.further).patches
+    has_been_added = any(f"+config {name}\n" in patch.text for patch in added)
+    return has_been_added or config.has_ima_option(tree, name)
+
+
 def series_folder(request: KernelRequest, project: Path) -> Path:
     """Where the series lies that is meant for the base, or else is tried on it if asked for."""
     own = project / "patches" / f"{request.base}.y"
@@ -392,7 +407,7 @@ class _Build:
         if any(symbol.name == "IMA_KEXEC" and symbol.value == "n" for symbol in self.plan.wanted):
             return []  # it hands no log over, so there is nothing to reserve room for
         if config.has_extra_memory(self.work.tree):
-            kb = _DEFAULT_EXTRA_MEMORY_KB if asked is None else asked
+            kb = DEFAULT_EXTRA_MEMORY_KB if asked is None else asked
             return [config.Wanted(config.EXTRA_MEMORY, str(kb), "--extra-memory-kb")]
         if asked is None:
             return []

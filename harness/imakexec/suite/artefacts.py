@@ -5,6 +5,8 @@ reproduce.sh     runs exactly this test again, from a checkout
 result.json      what it came to: an object of "tests" in "imakexec-suite/1"
 judgement.json   "imakexec-judgement/1", if the verifier was asked
 evidence/        what the machine left: consoles, events, logs, command lines, configuration
+
+Beside these folders are the document of the whole run, and the kernels that it had built.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from imakexec.suite.result import SuiteRun, TestResult
 
 RESULTS = "results.json"
 """What the document of a whole run is called, beside the folders of its tests."""
+KERNELS = "kernels.jsonl"
+"""One line for each time that a test had a kernel built, see suite/runner.py."""
 RESULT = "result.json"
 REPRODUCE = "reproduce.sh"
 JUDGEMENT = "judgement.json"
