@@ -14,6 +14,11 @@ stamp=$venv/set-up-complete
 log=$project/.set-up.log
 mapfile -t packages < <(grep -v -e '^#' -e '^$' "$project/harness/host-packages.txt")
 
+# git bisect takes every exit code below 128 for a judgement of the commit.
+if [[ ${1-} == bisect-step ]]; then
+    trap '(($? >= 128)) || exit 128' EXIT
+fi
+
 fail() { # EXIT-CODE MESSAGE...
     printf '%s\n' "${@:2}" >&2
     exit "$1"
@@ -99,4 +104,5 @@ set_up() {
     set_up 9<&-
 } 9<"$project"
 
+[[ ${1-} != bisect-step ]] || "$venv/bin/python" -c "import imakexec.__main__"
 exec "$venv/bin/imakexec" "$@"

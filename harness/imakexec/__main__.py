@@ -10,19 +10,39 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 from imakexec import interruption
 
+_JUDGES = "bisect-step"
+_ANSWERS = (0, 1, 125)
+_STOP = 128
+
 
 def main() -> NoReturn:
     """Entry point of `imakexec`; ends the process with the command's exit code."""
-    code = _run()
+    code = _judgement() if sys.argv[1:2] == [_JUDGES] else _run()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _judgement() -> int:
+    """Run the command that answers git, to which every code below 128 is a judgement of a commit.
+
+    Returns:
+        0, 1 or 125, or what git stops at: 128, or the code of a signal.
+    """
+    try:
+        code = _run()
+    except BaseException:  # of whatever kind: Python itself would end with 1, which is "bad"
+        traceback.print_exc()
+        return _STOP
+    is_answer = code in _ANSWERS or _STOP <= code < 255
+    return code if is_answer else _STOP
 
 
 def _run() -> int:

@@ -26,7 +26,7 @@ from rich.console import Console
 from imakexec import __version__, interruption
 from imakexec.arch import ARCHES, X86_64
 from imakexec.errors import ImaKexecError, InfraError, UserError
-from imakexec.options import Accelerator, Policy, ShellIn
+from imakexec.options import Accelerator, Aim, Policy, ShellIn
 from imakexec.report.machine import ResultFile, judgement_document
 
 if TYPE_CHECKING:
@@ -699,6 +699,174 @@ def report_command(
         return InfraError.exit_code if Outcome.INFRA in outcomes else 0
 
     _finish(work)
+
+
+_Scenarios = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scenario",
+        help="By name or number, docs/scenarios.md, or a single test (default: gap events); "
+        "repeat it.",
+    ),
+]
+_Runs = Annotated[
+    int,
+    typer.Option(min=1, help="Runs that a good kernel passes; more for what fails sometimes."),
+]
+_ARCH_HELP = f"Architecture of the guest: {', '.join(ARCHES)}."
+
+
+@app.command("bisect-step")
+def bisect_step(
+    *,
+    tree: Annotated[Path, typer.Option(help="The kernel tree to judge.")] = Path(),
+    scenarios: _Scenarios = None,
+    runs: _Runs = 1,
+    find: Annotated[Aim, typer.Option(help="What must be good: how far a kernel comes.")] = (
+        Aim.SCENARIO
+    ),
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="A known defect that good commits have too; repeat it."),
+    ] = None,
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+) -> None:
+    """Judge the kernel tree in this folder for `git bisect run`: exit 0, 1, 125, or 128 to stop."""
+
+    def work() -> int:
+        from imakexec.bisect.judge import Question
+        from imakexec.bisect.step import EXIT_CODES, judge_tree
+        from imakexec.job import Workshop
+        from imakexec.project import find_project
+        from imakexec.report import live
+        from imakexec.report.bisect import judged_lines
+        from imakexec.suite.runner import Selection
+
+        _check_together(arch=arch, base=None, kernel_tree=None, shell=None)
+        question = Question(
+            selection=Selection.parse(scenarios or [_DEFAULT_SCENARIO]),
+            runs=runs,
+            aim=find,
+            known=frozenset(known or ()),
+            arch=ARCHES[arch],
+            accelerator=accel,
+        )
+        workshop = Workshop(find_project(), live.TerminalProgress(_err))
+        judged = judge_tree(workshop, tree.absolute(), question)
+        for line in judged_lines(judged):
+            _out.print(line, markup=False, highlight=False)
+        return EXIT_CODES[judged.quality]
+
+    _finish(work)
+
+
+@app.command("bisect")
+def bisect_command(
+    *,
+    tree: Annotated[
+        Path | None, typer.Option(help="A kernel tree with its history; it is only read.")
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option(help="A folder with a patch series instead.")
+    ] = None,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    good: Annotated[
+        str, typer.Option(help="A commit that is good; of a series, after how many patches.")
+    ] = "",
+    bad: Annotated[str, typer.Option(help="A later one that is bad (default: the last one).")] = "",
+    scenarios: _Scenarios = None,
+    runs: _Runs = 1,
+    find: Annotated[
+        Aim | None,
+        typer.Option(help="Up to where a kernel must come (default: as far as the bad end does)."),
+    ] = None,
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what an interrupted run has found.")
+    ] = False,
+) -> None:
+    """Find the first commit of a kernel tree, or patch of a series, that breaks a scenario.
+
+    The same command goes on where an interrupted one has ended.
+    """
+
+    def work() -> int:
+        from imakexec.bisect.driver import REPORT, Request, bisect
+        from imakexec.bisect.judge import Question
+        from imakexec.job import Workshop
+        from imakexec.kernel.cache import write_atomically
+        from imakexec.project import find_project
+        from imakexec.report import live
+        from imakexec.report.bisect import mail, summary
+        from imakexec.suite.runner import Selection
+
+        _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=None)
+        _check_history(tree=tree, patches=patches, good=good, base=base, kernel_tree=kernel_tree)
+        question = Question(
+            selection=Selection.parse(scenarios or [_DEFAULT_SCENARIO]),
+            runs=runs,
+            aim=find or Aim.SCENARIO,
+            known=None,
+            arch=ARCHES[arch],
+            accelerator=accel,
+        )
+        workshop = Workshop(find_project(), live.TerminalProgress(_err))
+        request = Request(
+            tree=tree,
+            patches=patches,
+            base="linux-6.1" if base is None else base,
+            kernel_tree=kernel_tree,
+            good=good,
+            bad=bad,
+            aim=find,
+            question=question,
+            fresh=fresh,
+        )
+        found = bisect(workshop, request)
+        report = found.folder / REPORT
+        write_atomically(report, mail(found))
+        for line in summary(found, report):
+            _out.print(line, markup=False, highlight=False)
+        return 0 if found.is_exact else 1
+
+    _finish(work)
+
+
+_DEFAULT_SCENARIO = "gap events"
+
+
+def _check_history(
+    *,
+    tree: Path | None,
+    patches: Path | None,
+    good: str,
+    base: str | None,
+    kernel_tree: Path | None,
+) -> None:
+    """Refuse what is no history, or two of them.
+
+    Raises:
+        UserError: there is not exactly one, or no good end of it.
+    """
+    if (tree is None) == (patches is None):
+        raise UserError(
+            "what is to be bisected?",
+            where="--tree, --patches",
+            remedy="give one of them: a kernel tree with its history, or a folder with a series",
+        )
+    if tree is not None and (base, kernel_tree) != (None, None):
+        raise UserError(
+            "a tree brings its own source",
+            where="--base, --kernel-tree",
+            remedy="leave it out: it is what a series is applied to",
+        )
+    if not good:
+        raise UserError(
+            "there is no good end", where="--good", remedy="name a commit that is known to be good"
+        )
 
 
 @app.command()

@@ -29,3 +29,16 @@ class ShellIn(StrEnum):
 
     BOOT = "boot"
     KEXEC = "kexec"
+
+
+class Aim(StrEnum):
+    """What a bisection looks for: the first commit that does not come past this stage."""
+
+    CONFIG = "config"
+    """The configuration that a guest needs can be made of the tree."""
+    BUILD = "build"
+    """It compiles."""
+    BOOT = "boot"
+    """It boots a guest."""
+    SCENARIO = "scenario"
+    """It stands the tests."""

@@ -46,3 +46,37 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+class _Within:
+    """Shows steps as the details of another step."""
+
+    def __init__(self, outer: Step) -> None:
+        self._outer = outer
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Show a step by updates of the outer one."""
+        self._outer.update(title)
+        yield _Detail(self._outer, title)
+
+    def note(self, text: str) -> None:
+        """Show a note until something else is shown."""
+        self._outer.update(text)
+
+
+class _Detail:
+    def __init__(self, outer: Step, title: str) -> None:
+        self._outer = outer
+        self._title = title
+
+    def update(self, detail: str, fraction: float | None = None) -> None:
+        self._outer.update(f"{self._title}: {detail}", fraction)
+
+    def done(self, result: str) -> None:
+        pass
+
+
+def within(step: Step) -> Progress:
+    """What announces steps within a step: that one says what they do, and they leave no line."""
+    return _Within(step)

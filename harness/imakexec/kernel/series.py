@@ -81,6 +81,29 @@ class PatchSeries:
         names = [line.partition("#")[0].split() for line in lines]
         return cls(tuple(_read_patch(folder, words, listing) for words in names if words))
 
+    @classmethod
+    def read_any(cls, folder: Path) -> PatchSeries:
+        """Read the patches of a folder: those of its `series` file, or else its files by name.
+
+        `git format-patch` numbers them; a cover letter, which holds no diff, is left out.
+
+        Raises:
+            UserError: there is no patch, or the folder cannot be read.
+        """
+        if (folder / "series").is_file():
+            return cls.read(folder)
+        nothing = UserError(
+            "there are no patches in this folder",
+            where=str(folder),
+            remedy="name a folder with *.patch files, as `git format-patch -o DIR` makes it",
+        )
+        paths = [path for path in sorted(folder.glob("*.patch")) if path.is_file()]
+        patches = [_read_file(path.name, path, nothing) for path in paths]
+        found = tuple(patch for patch in patches if patch.touched)
+        if not found:
+            raise nothing
+        return cls(found)
+
     def first(self, n: int) -> PatchSeries:
         """The series that ends after its first `n` patches.
 
