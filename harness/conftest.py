@@ -506,8 +506,9 @@ def trial(
         symbols=_lines("Kconfig.debug.fragment") if checks else (),
     )
     image = lab.workshop.kernel(kernel)
-    lab.notes.kernel = identity_of(image, kernel.arch, subject.name)
     properties = KernelProperties.of(image)
+    identity = identity_of(image, kernel.arch, subject.name)
+    lab.notes.kernel = dataclasses.replace(identity, features=properties.features)
     lacking = [name for name in wanted if properties.config.get(name) != "y"]
     # What is built here has them, or the test must fail.
     if lacking and kernel.image is not None:

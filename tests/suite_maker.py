@@ -40,6 +40,7 @@ PATCHED = replace(
     subject="patched",
     patches=(("0001-one.patch", digest("one")), ("0002-two.patch", digest("two"))),
     key=digest("patched"),
+    features=("late-records", "markers"),
 )
 DEBUG = replace(PATCHED, subject="debug", config=digest("debug config"), key=digest("debug"))
 GIVEN = replace(PLAIN, subject="given", base="/home/user/linux", key=digest("given"), arch="arm64")

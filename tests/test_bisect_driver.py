@@ -395,7 +395,9 @@ def test_a_kernel_without_further_patches_is_the_plain_one() -> None:
 
 def test_answers_outlive_the_process_and_not_the_bisection(tmp_path: Path) -> None:
     path = tmp_path / "known.json"
-    answer = Answer(Fate.FAILS, "lost", 1, 2, ("A1",), "/runs/1", ("aa", "bb"), "", 3.5)
+    answer = Answer(
+        Fate.FAILS, "lost", 1, 2, ("A1",), ("markers",), "/runs/1", ("aa", "bb"), "", 3.5
+    )
     variant = replace(BuiltKernel.of(KERNEL), symbols=("CONFIG_A=y",))
     memory = Memory(path, "one")
     memory.keep("abc key", answer)

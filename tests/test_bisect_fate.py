@@ -126,3 +126,16 @@ def test_what_a_run_says() -> None:
     assert len(ran.faults) == 1
     assert RunOfTests.of(run_of([known]), None).faults == ()
     assert RunOfTests.of(run_of([replace(PASSED, outcome=Outcome.SKIP)]), None).tried == 0
+
+
+def test_a_feature_that_is_gone_is_a_fault() -> None:
+    features = frozenset({"late-records", "markers"})
+    assert PASSED.kernel is not None
+    kernel = replace(PASSED.kernel, features=("late-records",))
+    lost = replace(PASSED, kernel=kernel)
+    assert RunOfTests.of(run_of([lost]), None, features).faults == (
+        "the kernel has no markers any more",
+    )
+    whole = replace(PASSED, kernel=replace(kernel, features=("markers", "late-records")))
+    assert RunOfTests.of(run_of([whole]), None, features).faults == ()
+    assert RunOfTests.of(run_of([SKIPPED]), None, features).faults == (), "nobody has looked"

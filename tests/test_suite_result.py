@@ -45,6 +45,7 @@ KERNELS = st.builds(
     key=TEXTS,
     config=DIGESTS,
     arch=TEXTS,
+    features=several(TEXTS),
 )
 TESTS = st.builds(
     TestResult,

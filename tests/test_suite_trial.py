@@ -53,6 +53,8 @@ def test_what_a_kernel_sets_out_to_do() -> None:
     assert PATCHED.is_ours
     assert PATCHED.carries_events_after_load
     assert PATCHED.has_markers
+    assert PATCHED.features == ("late-records", "whole-records", "suspension", "markers")
+    assert PLAIN.features == ()
     assert PATCHED.suspends_on_execute
     assert PATCHED.extra_memory == 40 << 10
     merged = kernel("7.3.0-rc7", MERGED + b"ascii_runtime_measurements_staged\0")

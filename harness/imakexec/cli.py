@@ -729,6 +729,13 @@ def bisect_step(
         list[str] | None,
         typer.Option(help="A known defect that good commits have too; repeat it."),
     ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--feature",
+            help="What a good kernel sets out to do, such as late-records or markers; repeat it.",
+        ),
+    ] = None,
     arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
     accel: _Accel = None,
 ) -> None:
@@ -749,6 +756,7 @@ def bisect_step(
             runs=runs,
             aim=find,
             known=frozenset(known or ()),
+            features=frozenset(features or ()),
             arch=ARCHES[arch],
             accelerator=accel,
         )
@@ -831,6 +839,81 @@ def bisect_command(
         for line in summary(found, report):
             _out.print(line, markup=False, highlight=False)
         return 0 if found.is_exact else 1
+
+    _finish(work)
+
+
+@app.command("review")
+def review_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MBOX|DIR|RANGE", help="Mails, a folder of patches, or a git range A..B."
+        ),
+    ],
+    *,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    against: Annotated[
+        str, typer.Option(metavar="OLD", help="An older version of the series, named alike.")
+    ] = "",
+    scenarios: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", help="By name or number (default: the default set); repeat it."),
+    ] = None,
+    tester: Annotated[
+        str, typer.Option(help='"Name <address>" for Tested-by (default: git\'s user).')
+    ] = "",
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all that is left; it must be new or empty.")
+    ] = None,
+) -> None:
+    """Try a patch series as it was mailed, and write a text to answer it with.
+
+    Each patch is applied, compiled and taken through a kexec; the whole is held against the base.
+    """
+
+    def work() -> int:
+        from imakexec.job import Workshop, new_run_folder
+        from imakexec.kernel.build import KernelRequest
+        from imakexec.kernel.cache import write_atomically
+        from imakexec.kernel.repository import user_of
+        from imakexec.project import find_project
+        from imakexec.report import live
+        from imakexec.report.review import render, table_lines
+        from imakexec.review.review import REPORT, ReviewRequest, run_review
+        from imakexec.series.cells import Row
+        from imakexec.suite.runner import Selection
+
+        _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=None)
+        workshop = Workshop(find_project(), live.TerminalProgress(_err))
+        request = ReviewRequest(
+            series=source,
+            against=against,
+            tree=kernel_tree,
+            kernel=KernelRequest(
+                ARCHES[arch],
+                base=KernelRequest.base if base is None else base,
+                kernel_tree=kernel_tree,
+                patches=0,
+            ),
+            selection=Selection.parse(scenarios or ()),
+            accelerator=accel,
+            folder=(out or new_run_folder(workshop.cache)).absolute(),
+        )
+
+        def show(row: Row) -> None:
+            for line in table_lines(row):
+                _err.print(line)
+
+        review = run_review(workshop, request, show)
+        text = render(review, tester or user_of(Path()))
+        write_atomically(review.folder / REPORT, text)
+        _out.print(text, markup=False, highlight=False, end="")
+        _err.print(f"review  {review.folder / REPORT}", markup=False, highlight=False)
+        return review.exit_code
 
     _finish(work)
 

@@ -155,12 +155,16 @@ class Bisection:
     def _ends(self, good: str, bad: str) -> tuple[Tried, Tried]:
         """Show that the ends are what they are said to be, and learn from them what to look for.
 
-        Known defects that the good end shows are no fault of any commit. How far the bad end comes
-        is what is looked for, if nothing else was said.
+        Known defects that the good end shows are no fault of any commit, and what it sets out to
+        do, all must. How far the bad end comes is what is looked for, if nothing else was said.
         """
         self.question = replace(self.question, aim=self.aim or Aim.SCENARIO)
         first = self._try(good, replace(self.question, known=None), "good end")
-        self.question = replace(self.question, known=frozenset(first.answer.defects))
+        self.question = replace(
+            self.question,
+            known=frozenset(first.answer.defects),
+            features=frozenset(first.answer.features),
+        )
         last = self._try(bad, self.question, "bad end")
         aim = self.aim or aim_of(last.answer.fate)
         if aim is None or quality_of(last.answer.fate, aim) is not Quality.BAD:

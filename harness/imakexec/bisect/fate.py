@@ -122,6 +122,7 @@ class RunOfTests:
     Attributes:
         faults: against it, one line each, of the tests that have come to a result.
         defects: the ids of known defects that have shown.
+        features: what the kernel sets out to do, as far as a test has looked.
         tried: tests that have said something.
         silent: why others have not, one line each.
         infra: whether the host has failed.
@@ -129,16 +130,21 @@ class RunOfTests:
 
     faults: tuple[str, ...]
     defects: frozenset[str]
+    features: frozenset[str]
     tried: int
     silent: tuple[str, ...]
     infra: bool
 
     @classmethod
-    def of(cls, run: SuiteRun, known: frozenset[str] | None) -> RunOfTests:
+    def of(
+        cls, run: SuiteRun, known: frozenset[str] | None, features: frozenset[str] = frozenset()
+    ) -> RunOfTests:
         """Read the results of a run.
 
         Args:
             known: the ids of known defects that are no fault; None for all of them.
+            features: what the kernel must set out to do: tests expect nothing of a kernel that
+                never meant to, so that the removal of a feature would go unnoticed.
         """
         defects = frozenset(
             item.defect for test in run.tests for item in test.findings if item.defect
@@ -146,9 +152,14 @@ class RunOfTests:
         spoke = [t for t in run.tests if t.outcome not in (Outcome.SKIP, Outcome.INFRA)]
         silent = [t for t in run.tests if t.outcome in (Outcome.SKIP, Outcome.INFRA)]
         excused = defects if known is None else known
+        looked = [test.kernel for test in spoke if test.kernel and test.scenario]
+        seen = frozenset(feature for kernel in looked for feature in kernel.features)
+        gone = sorted(features - seen) if looked else []
+        faults = [fault for test in spoke for fault in faults_of(test, excused)]
         return cls(
-            faults=tuple(fault for test in spoke for fault in faults_of(test, excused)),
+            faults=(*faults, *(f"the kernel has no {feature} any more" for feature in gone)),
             defects=defects,
+            features=seen,
             tried=len(spoke),
             silent=tuple(line for test in silent for line in test.why),
             infra=any(test.outcome is Outcome.INFRA for test in silent),

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from imakexec.bisect.repository import Repository, share_objects, short
 from imakexec.errors import UserError
 from imakexec.kernel.build import KernelRequest
+from imakexec.kernel.repository import Repository, share_objects, short
 from imakexec.kernel.series import Patch, PatchSeries
 from imakexec.progress import Step
 

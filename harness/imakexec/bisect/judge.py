@@ -59,6 +59,7 @@ class Question:
         runs: how often, to be good.
         aim: what is looked for; what is behind that is not tried.
         known: the ids of known defects that are no fault; None for all of them.
+        features: what a kernel must set out to do, see `RunOfTests`.
         arch: of the guests.
         accelerator: forced, or None to find out.
     """
@@ -69,12 +70,14 @@ class Question:
     known: frozenset[str] | None
     arch: Arch
     accelerator: Accelerator | None
+    features: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
         """A digest of all of it."""
         known = None if self.known is None else sorted(self.known)
-        asked = [str(self.selection), self.runs, self.aim, known, self.arch.name, self.accelerator]
+        machine = [self.arch.name, self.accelerator]
+        asked = [str(self.selection), self.runs, self.aim, known, sorted(self.features), *machine]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -88,6 +91,7 @@ class Answer:
         good: runs of the tests without a fault.
         bad: runs with one.
         defects: the ids of known defects that have shown.
+        features: what the kernel sets out to do, as far as a test has looked.
         folder: what the run left that has decided; empty if none was made.
         kernels: SHA-256 of the boot images, by what they were built for.
         like: the commit whose kernels are the same bytes, and that was run instead; else empty.
@@ -99,6 +103,7 @@ class Answer:
     good: int = 0
     bad: int = 0
     defects: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     folder: str = ""
     kernels: tuple[str, ...] = ()
     like: str = ""
@@ -327,7 +332,8 @@ class Judge:
             deadline=Deadline.after(_TESTS_SECONDS),
             on_line=on_line,
         )
-        return RunOfTests.of(run, known), folder
+        features = frozenset() if known is None else self.question.features
+        return RunOfTests.of(run, known, features), folder
 
     def _unknown(self, error: InfraError, step: Step) -> Answer:
         """Nothing is known of this kernel: that of the host is found out."""
@@ -379,10 +385,12 @@ class _Said:
     good: tuple[RunOfTests, Path] | None = None
     bad: tuple[RunOfTests, Path] | None = None
     defects: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
 
     def take(self, ran: RunOfTests, folder: Path) -> None:
         """Remember a run; the last one of its kind stands for all."""
         self.defects |= ran.defects
+        self.features |= ran.features
         if ran.faults:
             self.bad = (ran, folder)
         else:
@@ -394,7 +402,15 @@ class _Said:
         assert shown is not None
         ran, folder = shown
         why = ran.faults[0] if ran.faults else f"{counted(ran.tried, 'test')} passed"
-        return Answer(fate, why, tally.good, tally.bad, tuple(sorted(self.defects)), str(folder))
+        return Answer(
+            fate,
+            why,
+            tally.good,
+            tally.bad,
+            tuple(sorted(self.defects)),
+            tuple(sorted(self.features)),
+            str(folder),
+        )
 
 
 def _show(step: Step, title: str, line: str) -> None:

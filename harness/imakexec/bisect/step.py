@@ -13,10 +13,10 @@ from pathlib import Path
 
 from imakexec.bisect.fate import Quality, quality_of
 from imakexec.bisect.judge import Answer, Judge, Memory, Question
-from imakexec.bisect.repository import Repository, short
 from imakexec.deadline import Deadline
 from imakexec.job import Workshop, new_run_folder
 from imakexec.kernel.build import KernelRequest
+from imakexec.kernel.repository import Repository, short
 
 EXIT_CODES = {Quality.GOOD: 0, Quality.BAD: 1, Quality.SKIP: 125}
 

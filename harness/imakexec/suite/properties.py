@@ -91,6 +91,18 @@ class KernelProperties:
         )
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What it sets out to do that a plain base does not, in words that are stable."""
+        named = {
+            "late-records": self.carries_events_after_load,
+            "whole-records": self.whole_records,
+            "suspension": self.suspends_on_execute,
+            "markers": self.has_markers,
+            "staging": self.has_staging,
+        }
+        return tuple(name for name, there in named.items() if there)
+
+    @property
     def page_size(self) -> int:
         """Bytes of a page."""
         return _page_size(self.config)

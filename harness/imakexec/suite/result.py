@@ -29,6 +29,7 @@ class KernelIdentity:
         key: a digest of all that it was made of.
         config: SHA-256 of its configuration, in hexadecimal.
         arch: the architecture, as the project calls it.
+        features: what it sets out to do, see `KernelProperties`; empty if nobody has looked.
     """
 
     subject: str
@@ -39,6 +40,7 @@ class KernelIdentity:
     key: str
     config: str
     arch: str
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ def _kernel(value: Value) -> KernelIdentity:
         key=item["key"].string(),
         config=item["config"].matching(SHA256_HEX, "a SHA-256"),
         arch=item["arch"].string(),
+        features=_strings(item["features"]),
     )
 
 

@@ -33,7 +33,7 @@ _SUBJECT = re.compile(r"(?<=\[)(patched|plain|given|debug)(?=[]-])")
 
 @dataclass(frozen=True)
 class Selection:
-    """Tests of the suite, whatever kernel they are tried on.
+    """Tests of the suite, whatever kernel they are tried on; without any, the default set.
 
     Attributes:
         scenarios: of the catalogue: their tests in the default set.
@@ -71,9 +71,11 @@ class Selection:
             named = [_SUBJECT.sub(subject, test) for test in self.tests]
             return ["-m", "", *(f"harness/{test}" for test in named)]
         words = " or ".join(scenario.keyword for scenario in self.scenarios)
-        return ["-k", f"({words}) and {subject}", "harness"]
+        return ["-k", f"({words}) and {subject}" if words else subject, "harness"]
 
     def __str__(self) -> str:
+        if not self.scenarios and not self.tests:
+            return "the default set"
         return ", ".join([*(scenario.name for scenario in self.scenarios), *self.tests])
 
 
@@ -86,6 +88,11 @@ def _scenario(name: str) -> Scenario:
         where="--scenario",
         remedy="one of: " + ", ".join(f"{number} {it.name}" for number, it in CATALOGUE.items()),
     )
+
+
+def without_subject(nodeid: str) -> str:
+    """The name of a test, whatever kernel it was tried on, relative to `harness/`."""
+    return _SUBJECT.sub("*", nodeid.removeprefix("harness/"))
 
 
 def subject_of(request: KernelRequest) -> str:
@@ -113,14 +120,16 @@ def run_tests(
     *,
     deadline: Deadline,
     on_line: Callable[[str], None] | None = None,
+    to_the_end: bool = False,
 ) -> SuiteRun:
-    """Run tests one after another, until the first that fails or is in error.
+    """Run tests, by default one after another until the first that fails or is in error.
 
     Args:
         project: the checkout.
         arguments: pytest's, see `Selection.arguments` and `options_for`.
         folder: for the artefacts; it does not exist.
         on_line: called with each line that pytest writes.
+        to_the_end: run all of them, side by side if the host has room for that.
 
     Raises:
         UserError: no test is meant by the arguments.
@@ -130,7 +139,8 @@ def run_tests(
     log = folder.with_name(f"{folder.name}.{_LOG}")
     ran = process.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n0", "-x", "-v"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v"),
+            *(() if to_the_end else ("-n0", "-x")),
             *(f"--artefacts={folder}", *arguments),
         ],
         cwd=project,
