@@ -2,6 +2,7 @@
 import gc
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imakexec.machine import console as console_module
 from imakexec.machine.console import Console, ConsoleLine, console_pipe
 
 
@@ -103,6 +105,82 @@ def test_a_megabyte_takes_no_quadratic_time(tmp_path: Path) -> None:
         guest.write((b"x" * 79 + b"\n") * 12500)
     assert watched.count == 12500
     assert time.monotonic() - began < 10
+
+
+_FLOOD = """
+import resource, sys, time
+from pathlib import Path
+from imakexec.machine import console as console_module
+from imakexec.machine.console import Console, console_pipe
+
+ours, guest = console_pipe()
+seen = 0
+
+def count(_line):
+    global seen
+    seen += 1
+
+watched = Console(ours, Path(sys.argv[1]))
+watched.start(count, lambda _error: None)
+block = (b"x" * 999 + b"\\n") * 1000
+guest.write(block)
+watched.drain(5)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(99):
+    guest.write(block)
+guest.write(b"[    1.000000] BUG: unable to handle page fault\\n")
+guest.close()
+watched.close()
+print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_flood_of_100_megabytes_takes_neither_memory_nor_disk(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FLOOD, str(tmp_path / "console.log")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    lines, grown_kib = map(int, told.split())
+    assert lines == 100_001
+    assert grown_kib < 32 << 10
+    for name in ("console.log", "console-0.log"):
+        path = tmp_path / name
+        assert path.stat().st_size < 20 << 20
+        *_, complaint, left_out = logged(path)
+        assert complaint == "[    1.000000] BUG: unable to handle page fault", "it came last"
+        assert left_out == f"imakexec: {100_001 - 16_795 - 1} lines are left out here"
+
+
+def test_each_boot_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "_MOST_CHARACTERS", 200)
+    with console(tmp_path) as (_, guest, _):
+        guest.write(f"{FIRST}\n".encode() + b"x" * 100 + b"\n" + b"y" * 100 + b"\nz\nz\n")
+        guest.write(f"{SECOND}\nafter\n".encode())
+    first = logged(tmp_path / "console-0.log")
+    assert [line[:1] for line in first] == ["[", "x", "y", "i"]
+    assert first[-1] == "imakexec: 2 lines are left out here"
+    assert logged(tmp_path / "console-1.log") == [SECOND, "after"]
+
+
+def test_a_guest_that_complains_for_ever_is_cut_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "_MOST_CHARACTERS", 10)
+    monkeypatch.setattr(console_module, "_MOST_COMPLAINTS", 3)
+    with console(tmp_path) as (_, guest, _):
+        guest.write(b"x" * 20 + b"\n" + b"[    1.000000] BUG: a\n" * 10)
+    assert len(logged(tmp_path / "console.log")) == 1 + 3 + 1
+
+
+GARBAGE = bytes(range(256)) * 4 + b"\x1b[2J\x1b]0;title\x07" + "\u2028\u0085".encode() + b"\n"
+
+
+def test_garbage_is_kept_as_text_of_one_line_each(tmp_path: Path) -> None:
+    with console(tmp_path) as (_, guest, seen):
+        guest.write(GARBAGE + b"[    1.000000] Kernel panic - not syncing: x\n")
+    text = (tmp_path / "console.log").read_text()
+    assert text.splitlines() == text.split("\n")[:-1] == [str(line) for line in seen]
+    assert all(letter.isprintable() or letter == "\t" for line in seen for letter in line.text)
+    assert seen[-1].pattern is not None
+    assert seen[-1].pattern.name == "panic"
 
 
 def test_the_tail_is_kept(tmp_path: Path) -> None:

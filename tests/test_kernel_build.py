@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,6 +337,53 @@ def test_sigkill_while_compiling_leaves_a_sound_cache(
     assert kernel.release == "6.1.192"
     assert not list(cache.root.glob("work/*/build-*/truncated.o"))
     assert not list((cache.root / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_two_builds_of_one_kernel_one_builds_and_one_waits(
+    project: Path, cache: Cache, tree: Path, killed: bool
+) -> None:
+    go_on = tree.parent / "go-on"
+    (tree / "compile").write_text(
+        f"echo >>{tree.parent}/compiled; until test -e {go_on}; do sleep 0.05; done"
+    )
+    arguments = [str(tree), str(project), str(cache.root)]
+    compiled = tree.parent / "compiled"
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", _BUILDER, *arguments])
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = Deadline.after(30)
+        while not condition():
+            assert not deadline.expired
+            time.sleep(0.01)
+
+    first = start()
+    wait_for(compiled.exists)
+    second = start()
+    lock = next((cache.root / "locks").glob("work-*"))
+    wait_for(lambda: len(_openers(lock)) == 2)
+    if killed:
+        first.kill()
+        first.wait()
+        wait_for(lambda: len(compiled.read_text().splitlines()) == 2)
+    go_on.touch()
+    assert second.wait(30) == 0
+    assert first.wait(30) == (-signal.SIGKILL if killed else 0)
+    assert len(compiled.read_text().splitlines()) == (2 if killed else 1)
+    assert len(list(cache.root.glob("kernel/*"))) == 1
+    assert not list((cache.root / "tmp").iterdir())
+
+
+def _openers(path: Path) -> list[str]:
+    """The processes that have a file open."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink() == path:
+                found.append(link.parts[2])
+    return found
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ from imakexec.machine.complaint import Pattern, classify, find_banner
 _LONGEST_LINE = 4096
 _KEPT_LINES = 4000
 _MOST_BOOTS = 100
+# A boot says some 30 KiB, a debug kernel with a thousand call traces some MiB. A guest that writes
+# for ever must not fill the disk; what is wrong with it is kept all the same, up to some lines.
+_MOST_CHARACTERS = 16 << 20
+_MOST_CHARACTERS_OF_ALL = 64 << 20
+_MOST_COMPLAINTS = 1000
 _READ_BYTES = 4096
 _PIPE_BYTES = 1 << 20  # what a user may have: /proc/sys/fs/pipe-max-size
 _STOP_SECONDS = 0.5
@@ -36,6 +41,10 @@ _LAST_WORDS_SECONDS = 10.0
 _SILENCE_SECONDS = 0.2
 
 
+# What would steer a terminal, or end a line for whoever reads the log; a tabulator does neither.
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 @dataclass(frozen=True)
 class ConsoleLine:
     """One line of the console.
@@ -43,7 +52,8 @@ class ConsoleLine:
     Attributes:
         number: 0 for the first.
         seconds: host time (monotonic) since the console was opened, at the line's end.
-        text: without line end; bytes that are not UTF-8 are shown as escapes.
+        text: without line end; bytes that are not UTF-8, and control characters, are shown as
+            escapes.
         pattern: what it matched, if anything.
         banner: the kernel's banner, if it is one.
     """
@@ -57,11 +67,15 @@ class ConsoleLine:
     @classmethod
     def read(cls, raw: bytes, *, number: int, seconds: float) -> ConsoleLine:
         """Decode and classify the bytes of one line, without its end."""
-        text = raw.decode(errors="backslashreplace")
+        text = _CONTROL.sub(_escaped, raw.decode(errors="backslashreplace"))
         return cls(number, seconds, text, classify(text), find_banner(text))
 
     def __str__(self) -> str:
         return f"{self.seconds:11.6f} {self.text}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def console_pipe() -> tuple[FileIO, FileIO]:
@@ -83,7 +97,8 @@ class _Logs:
     """The files that a console is written to: one for all of it, and one for each boot.
 
     What comes before the first banner, a firmware's words, belongs to the first boot; what a kernel
-    says until the next one's banner belongs to it.
+    says until the next one's banner belongs to it. Of a boot that says too much only the complaints
+    are kept from then on, and a line tells how many others were left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,14 +107,43 @@ class _Logs:
         self._whole = _create(path)
         self._boots = 0
         self._boot: TextIO | None = _create(boot_log(path, 0))
+        self._room = _MOST_CHARACTERS
+        self._room_of_all = _MOST_CHARACTERS_OF_ALL
+        self._complaints = _MOST_COMPLAINTS
+        self._left_out = 0
+        self._seconds = 0.0
 
     def write(self, line: ConsoleLine) -> None:
         with self._lock:
+            self._seconds = line.seconds
             if line.banner is not None and self._boot is not None:
+                self._say_what_was_left_out()
                 self._next_boot(self._boot)
-            self._whole.write(f"{line}\n")
-            if self._boot is not None:
-                self._boot.write(f"{line}\n")
+                self._room = _MOST_CHARACTERS
+            if self._has_room_for(line):
+                self._put(f"{line}\n")
+            else:
+                self._left_out += 1
+
+    def _has_room_for(self, line: ConsoleLine) -> bool:
+        if min(self._room, self._room_of_all) > 0:
+            self._room -= len(line.text)
+            self._room_of_all -= len(line.text)
+            return True
+        if line.pattern is None or self._complaints == 0:
+            return False
+        self._complaints -= 1
+        return True
+
+    def _say_what_was_left_out(self) -> None:
+        if self._left_out:
+            self._put(f"{self._seconds:11.6f} imakexec: {self._left_out} lines are left out here\n")
+            self._left_out = 0
+
+    def _put(self, text: str) -> None:
+        self._whole.write(text)
+        if self._boot is not None:
+            self._boot.write(text)
 
     def _next_boot(self, current: TextIO) -> None:
         self._boots += 1
@@ -116,10 +160,14 @@ class _Logs:
                 return
             self._close()
             self._whole, self._boot = other, None
+            self._room = self._room_of_all = _MOST_CHARACTERS  # this matters more than the rest
 
     def close(self) -> None:
         with self._lock:
-            self._close()
+            try:
+                self._say_what_was_left_out()
+            finally:
+                self._close()
 
     def _close(self) -> None:
         with ExitStack() as stack:  # a full disk refuses each of them

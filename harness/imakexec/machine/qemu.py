@@ -44,6 +44,8 @@ _CONSOLE_SET = 1
 _KEYS_SET = 2
 _COMMAND_SECONDS = 10.0
 _QUIT_SECONDS = 2.0
+_MOST_COMPLAINTS = 1000
+"""That are noted as events."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class Machine:
         self.on_stage: Callable[[str], None] | None = None
         self.excuse = ""
         self._has_keys = False
+        self._complaints = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -481,7 +484,9 @@ class Machine:
 
     def _note_complaint(self, pattern: Pattern, text: str) -> None:
         waited = self.load.longest_before(time.monotonic())
-        self.events.add("complaint", name=pattern.name, line=text, waited=round(waited, 3))
+        self._complaints += 1
+        if self._complaints <= _MOST_COMPLAINTS:  # a guest may complain for ever
+            self.events.add("complaint", name=pattern.name, line=text, waited=round(waited, 3))
         if pattern.host_seconds and waited >= pattern.host_seconds:
             self.excuse = (
                 f"this host has kept QEMU or swtpm waiting for a CPU, for {waited:.2f} s within "
