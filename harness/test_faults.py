@@ -17,6 +17,7 @@ import pytest
 
 from conftest import Lab, World
 from imakexec import job, process, scenario
+from imakexec.attest import Verdict
 from imakexec.deadline import Deadline
 from imakexec.errors import GuestFailure, ImaKexecError, InfraError
 from imakexec.kernel.build import KernelRequest
@@ -206,6 +207,139 @@ def test_a_process_of_the_machine_that_is_stopped(
         os.kill(victim(session), signal.SIGSTOP)
         with failure(InfraError, what, within=8):
             session.guest.tpm(_GET_RANDOM, Deadline.after(1))
+
+
+# TPM2_Quote (TPM 2.0 Library, part 2, 6.5.2), where a command has its code.
+_QUOTE = bytes.fromhex("00000158")
+
+
+def while_it_quotes(
+    session: Session, monkeypatch: pytest.MonkeyPatch, *signals: signal.Signals
+) -> None:
+    """Have swtpm take a TPM2_Quote and not answer it: stopped, and then sent these signals."""
+    transmit = session.guest.tpm
+
+    def tpm(command: bytes, deadline: Deadline) -> bytes:
+        if command[6:10] == _QUOTE:
+            os.kill(swtpm(session), signal.SIGSTOP)
+            for number in signals:
+                threading.Timer(0.3, os.kill, [swtpm(session), number]).start()
+        return transmit(command, deadline)
+
+    monkeypatch.setattr(session.guest, "tpm", tpm)
+
+
+def test_a_tpm_that_is_killed_in_the_middle_of_a_quote(
+    lab: Lab, patched: KernelRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        while_it_quotes(session, monkeypatch, signal.SIGKILL)
+        with failure(InfraError, "swtpm was killed by SIGKILL", within=5):
+            scenario.take_snapshot(session, "boot")
+
+
+@pytest.mark.nightly
+def test_a_tpm_that_is_stopped_in_the_middle_of_a_quote(
+    lab: Lab, patched: KernelRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        while_it_quotes(session, monkeypatch)
+        with failure(InfraError, "swtpm .* is stopped", within=60):
+            scenario.take_snapshot(session, "boot")
+
+
+PHASES = ("boot", "load", "execute", "quote")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("victim", [qemu, swtpm])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_process_that_is_stopped_in_a_phase(
+    lab: Lab, patched: KernelRequest, victim: Callable[[Session], int], phase: str
+) -> None:
+    stopped = 0.0
+
+    def go_through(session: Session) -> None:
+        nonlocal stopped
+        loaded: list[scenario.LoadedKernel] = []
+        steps: dict[str, Callable[[], object]] = {
+            "boot": lambda: scenario.boot(session),
+            "load": lambda: loaded.append(scenario.kexec_load(session)),
+            "execute": lambda: scenario.kexec_execute(session, *loaded),
+            "quote": lambda: scenario.take_snapshot(session, "after"),
+        }
+        for name in PHASES:
+            if name == phase:
+                stopped = time.monotonic()
+                os.kill(victim(session), signal.SIGSTOP)
+            steps[name]()
+
+    what = f"(?i){victim.__name__} .* is stopped"
+    with lab.session(patched) as session, pytest.raises(InfraError, match=what):
+        go_through(session)
+    assert 0 < time.monotonic() - stopped < LATEST_SECONDS
+
+
+LATEST_SECONDS = 100.0
+"""For the first boot 90 s are allowed, and all else takes less."""
+
+
+# What the guest writes to its console.
+
+
+def rest_of_the_job(session: Session) -> None:
+    """Load, measure, execute, and take the snapshots that the verifier needs."""
+    loaded = scenario.kexec_load(session)
+    scenario.generate_activity(session, 5)
+    scenario.take_snapshot(session, "before-execute")
+    scenario.kexec_execute(session, loaded)
+    scenario.take_snapshot(session, "after", quote_after=True)
+
+
+def test_garbage_on_the_console_changes_no_verdict(lab: Lab, patched: KernelRequest) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "boot")
+        shell(session, "head -c 65536 /dev/urandom >/dev/ttyS0")
+        rest_of_the_job(session)
+        shell(session, "head -c 65536 /dev/urandom >/dev/ttyS0")
+    run = lab.judge()
+    assert run.judgement.verdict is Verdict.IN_SYNC
+    text = (run.folder / "console.log").read_text(encoding="utf-8")
+    assert "\\x00" in text, "no garbage has come"
+    assert text.splitlines() == text.split("\n")[:-1]
+
+
+@pytest.mark.nightly
+def test_a_flooded_console_changes_no_verdict(lab: Lab, patched: KernelRequest) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "boot")
+        flood = "yes 'a line that says nothing at all, again and again and again'"
+        shell(session, f"{flood} | head -c 104857600 >/dev/ttyS0", seconds=900)
+        rest_of_the_job(session)
+    run = lab.judge()
+    assert run.judgement.verdict is Verdict.IN_SYNC
+    assert (run.folder / "console.log").stat().st_size < 40 << 20
+    assert "lines are left out here" in (run.folder / "console.log").read_text()
+
+
+# What clocks do.
+
+
+@pytest.mark.parametrize("date", ["1990-01-01 00:00:00", "2037-12-31 23:59:00"])
+def test_a_guest_whose_clock_is_set(lab: Lab, patched: KernelRequest, date: str) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "boot")
+        shell(session, f"busybox date -s '{date}'")
+        rest_of_the_job(session)
+    assert lab.judge().judgement.verdict is Verdict.IN_SYNC
+
+
+# What the host's load does.
 
 
 @contextmanager
