@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ from imakexec.kernel.build import KernelRequest
 from imakexec.machine import accelerator
 from imakexec.machine.accelerator import Accelerator, probe_accelerator
 from imakexec.machine.swtpm import start_swtpm
+from imakexec.project import find_project
+from imakexec.strict_json import parse_json
+from imakexec.suite.outcome import Outcome
+from imakexec.suite.result import SuiteRun
 
 _KIB = 1024
 
@@ -174,6 +179,33 @@ def test_a_full_disk_under_the_cache(world: World, small_disk: Callable[[int], P
     world.assert_nothing_is_left()
     assert [path for path in (cache / "tmp").iterdir() if path.exists()] == []
     assert not (cache / "guest-image").exists()
+
+
+@pytest.mark.parametrize("room", [8 * _KIB, 48 * _KIB, 160 * _KIB])
+def test_a_full_disk_under_the_artefacts(
+    world: World, small_disk: Callable[[int], Path], room: int
+) -> None:
+    folder = small_disk(room) / "artefacts"
+    report = world.folder / "results.json"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--reruns=0"),
+            *(f"--artefacts={folder}", f"--json={report}", "--accel=tcg"),
+            *(f"--basetemp={world.folder / 'pytest'}", "-k", "patched-1]"),
+            "harness/test_gap_events.py",
+        ],
+        cwd=find_project(),
+        env={**world.environment, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == InfraError.exit_code, run.stdout
+    assert "No space left on device" in run.stdout
+    [test] = SuiteRun.read(parse_json(report.read_bytes(), "results.json")).tests
+    assert test.outcome is Outcome.INFRA
+    world.assert_nothing_is_left()
 
 
 # Without room swtpm_setup fails, and where a TPM's template is there already, the TPM of the guest.

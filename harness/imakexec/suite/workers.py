@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,6 +18,23 @@ _MEMINFO = Path("/proc/meminfo")
 
 _MACHINE_MIB = 1536
 """Memory of the host for a machine: the guest's, which is 1 GiB at most, and what is beside it."""
+
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2), include/uapi/linux/prctl.h."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a worker end at once if the process that shows the results is killed.
+
+    It would go on to the end of its test. What it has started goes with it, see imakexec.process.
+    """
+    starter = os.getppid()
+    if not hasattr(config, "workerinput"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != starter:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.hookimpl(wrapper=True)  # around pytest-xdist's own, which comes first of the others
