@@ -918,6 +918,41 @@ def review_command(
     _finish(work)
 
 
+@app.command("b4-check")
+def b4_check(
+    *,
+    tree: Annotated[Path, typer.Option(help="The kernel tree, on b4's review branch.")] = Path(),
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+) -> None:
+    """Answer `b4 review`, which pipes a patch or a cover letter here, in its JSON.
+
+    It is meant for b4.review-perpatch-check-cmd and b4.review-series-check-cmd.
+    """
+
+    def work() -> int:
+        from imakexec.job import Workshop, new_run_folder
+        from imakexec.kernel.build import KernelRequest
+        from imakexec.project import find_project
+        from imakexec.report import live
+        from imakexec.review.b4 import Hook
+
+        _check_together(arch=arch, base=None, kernel_tree=None, shell=None)
+        workshop = Workshop(find_project(), live.TerminalProgress(_err))
+        hook = Hook(
+            workshop,
+            KernelRequest(ARCHES[arch]),
+            accel,
+            tree.absolute(),
+            new_run_folder(workshop.cache),
+        )
+        text = hook.answer(sys.stdin.buffer.read())
+        _out.print(text, markup=False, highlight=False, end="")
+        return 0
+
+    _finish(work)
+
+
 _DEFAULT_SCENARIO = "gap events"
 
 

@@ -100,6 +100,20 @@ class Repository:
         return self.git("show", "--no-patch", "--format=%s", commit)
 
 
+def user_of(folder: Path) -> str:
+    """Whom git would name as the author of a commit made there: "Name <address>"; empty for nobody.
+
+    It is the only question for which the user's own settings count.
+    """
+    asked = process.run(
+        ["git", "-C", str(folder.absolute()), "var", "GIT_AUTHOR_IDENT"],
+        deadline=Deadline.after(_SECONDS),
+        check=False,
+    )
+    who, found, _ = asked.output.partition("> ")
+    return f"{who}>" if asked.returncode == 0 and found else ""
+
+
 def short(commit: str) -> str:
     """The name of a commit, for people."""
     return commit[:_SHORT]

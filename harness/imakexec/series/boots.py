@@ -57,9 +57,10 @@ def _after_an_unload(session: Session) -> _Loads:
     return _Loads(scenario.kexec_load(session), 2)
 
 
-_WAYS: Mapping[str, Callable[[Session], _Loads]] = MappingProxyType(
+WAYS: Mapping[str, Callable[[Session], _Loads]] = MappingProxyType(
     {"carries": _once, "twice": _twice, "reload": _after_an_unload}
 )
+"""The ways to a loaded kernel, by name."""
 
 
 @dataclass
@@ -93,22 +94,31 @@ class BootChecks:
             InfraError: the host failed.
         """
         promise = promise_of(patches)
-        seen = self._run(patches, kernel, way)
+        seen = self.seen(patches, kernel, way)
         faults = [*list_faults(promise, seen), *verdict_faults(promise, seen)]
-        return Cell.judged(faults, promise.carried, self._folder(patches, way))
+        return Cell.judged(faults, promise.carried, self.folder(patches, way))
 
     def verdict(self, patches: int, kernel: KernelImage) -> Cell:
         """Whether the verifier says of the plain kexec what it must say; raises the same."""
         promise = promise_of(patches)
-        faults = verdict_faults(promise, self._run(patches, kernel, "carries"))
+        faults = verdict_faults(promise, self.seen(patches, kernel, "carries"))
         good = verdict_words(*promise.verdict)
-        return Cell.judged(faults, good, self._folder(patches, "carries"))
+        return Cell.judged(faults, good, self.folder(patches, "carries"))
 
-    def _folder(self, patches: int, way: str) -> Path:
+    def folder(self, patches: int, way: str) -> Path:
+        """Where the evidence of a run is."""
         return self.logs / f"{patches}-{way}"
 
-    def _run(self, patches: int, kernel: KernelImage, way: str) -> Seen:
-        """Run a machine, unless that was done before; what failed then fails again."""
+    def seen(self, patches: int, kernel: KernelImage, way: str) -> Seen:
+        """Run a machine, unless that was done before; what failed then fails again.
+
+        Args:
+            way: see `carries`.
+
+        Raises:
+            GuestFailure: the kernel failed.
+            InfraError: the host failed.
+        """
         if (patches, way) not in self._seen:
             try:
                 self._seen[patches, way] = self._kexec(patches, kernel, way)
@@ -121,7 +131,7 @@ class BootChecks:
 
     def _kexec(self, patches: int, kernel: KernelImage, way: str) -> Seen:
         prepared = self._prepare(patches, kernel)
-        folder = self._folder(patches, way)
+        folder = self.folder(patches, way)
         options = JobOptions(KernelRequest(self.arch), arch=self.arch, accelerator=self.forced)
         with (
             self.workshop.progress.step(f"kexec with {patches} patches, {way}"),
@@ -129,7 +139,7 @@ class BootChecks:
         ):
             scenario.boot(session)
             until_load = scenario.generate_activity(session, _FEW)
-            loads = _WAYS[way](session)
+            loads = WAYS[way](session)
             after_load = scenario.generate_activity(session, _FEW)
             scenario.take_snapshot(session, "before-execute")
             scenario.kexec_execute(session, loads.loaded, banner=prepared.next_banner)

@@ -121,7 +121,7 @@ class MailChecks:
             deadline=deadline,
         )
         with self.progress.step("git am"), self.cache.scratch() as scratch:
-            own = _base_files(self.source, self.series, scratch)
+            own = base_files(self.source, self.series, scratch)
             return tuple(
                 apply_mails(self.series, files, self.cache, self._am_log)
                 for files in sorted((own, *others), key=SourceFiles.by_age)
@@ -161,8 +161,8 @@ def short_version(version: str, own: Iterable[str]) -> str:
     return version.removeprefix(prefix) if version.count(".") == prefix.count(".") else version
 
 
-def _base_files(source: SourceTree, series: PatchSeries, folder: Path) -> SourceFiles:
-    """The files that the series touches, as the base has them, in `folder`."""
+def base_files(source: SourceTree, series: PatchSeries, folder: Path) -> SourceFiles:
+    """The files that the series touches, as the base has them, copied to `folder`."""
     for name in series.touched:
         pristine = source.file(name)
         if pristine is not None:

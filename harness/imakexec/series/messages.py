@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 # A line of kbuild's short log. CHECK, which is sparse, is part of what makes an object.
@@ -83,3 +84,20 @@ def new_messages(now: Counter[Message], before: Counter[Message]) -> list[str]:
         for message, count in sorted(now.items())
         if count > before[message]
     ]
+
+
+def lines_of(output: str, tree: str, messages: Iterable[str]) -> Iterator[str]:
+    """Where in the tree each of some complaints is made: "FILE:LINE:COLUMN: warning: ...".
+
+    Args:
+        output: see `parse_messages`, which the complaints were found in.
+        tree: likewise.
+        messages: the complaints as texts; one that is not in the output stays as it is.
+    """
+    places: dict[str, str] = {}
+    for line in output.splitlines():
+        plain = line.replace(f"{tree}/", "")
+        for message in parse_messages(line, tree):
+            places.setdefault(str(message), plain)
+    for text in messages:
+        yield places.get(text, text)

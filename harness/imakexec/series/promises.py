@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from imakexec.attest import Judgement, Reason, Verdict
 
 # From which patch of the series on.
 _COPIES_AT_EXECUTE = 5
 _WRITES_MARKERS = 7
+
+
+class Carried(StrEnum):
+    """How much of what was measured is in the list of the next kernel, from least to most."""
+
+    NONE = "none"
+    SOME = "some"
+    PART = "part"
+    """All of before the last load, and less than all of after it."""
+    ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,9 @@ class Promise:
         return Verdict.OUT_OF_SYNC, Reason.NO_MARKERS
 
     @property
-    def carried(self) -> str:
-        """Which records are carried, in a word: all, or only those of before the load."""
-        return "all" if self.copies_at_execute else "part"
+    def carried(self) -> Carried:
+        """Which records are carried: all, or only those of before the load."""
+        return Carried.ALL if self.copies_at_execute else Carried.PART
 
 
 def promise_of(patches: int) -> Promise:
@@ -69,6 +80,16 @@ class Seen:
     names: tuple[str, ...]
     complaints: tuple[str, ...]
     judgement: Judgement
+
+
+def carried_of(seen: Seen) -> Carried:
+    """How much a run has carried."""
+    measured = (*seen.until_load, *seen.after_load)
+    if not _missing(measured, seen.names):
+        return Carried.ALL
+    if not _missing(seen.until_load, seen.names):
+        return Carried.PART
+    return Carried.NONE if _missing(measured, seen.names) == len(measured) else Carried.SOME
 
 
 def list_faults(promise: Promise, seen: Seen) -> Iterator[str]:
