@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_baseline
 import test_bench
 import test_checkpoint
 import test_detached
 import test_handover_bench
 import test_mutations_report
+import test_review
 import test_series_report
 import test_timeline
 import test_verdict
@@ -406,6 +408,12 @@ def suites(_: Path) -> Iterator[Document]:
     yield RUN.to_json()
 
 
+def baselines(_: Path) -> Iterator[Document]:
+    yield test_baseline.KEPT.to_json()
+    failed = replace(test_review.FAIL, defects=("A1",))
+    yield replace(test_baseline.KEPT, endings={"a[*]": failed}, counted=False).to_json()
+
+
 MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-judgement/1": judgements,
     "imakexec-checkpoint/1": checkpoints,
@@ -420,6 +428,7 @@ MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-series-check/1": checks,
     "imakexec-series-mutate/1": broken,
     "imakexec-suite/1": suites,
+    "imakexec-baseline/1": baselines,
 }
 
 # A list on its own has no earlier snapshots and no quotes.

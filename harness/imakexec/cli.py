@@ -30,6 +30,8 @@ from imakexec.options import Accelerator, Aim, Policy, ShellIn
 from imakexec.report.machine import ResultFile, judgement_document
 
 if TYPE_CHECKING:
+    from imakexec.kernel.build import KernelRequest
+    from imakexec.review.baseline import Baseline
     from imakexec.sizing import Question, Sizing
 
 _OWN_OPTIONS = ("-h", "--help", "--version")  # all others are those of the main job
@@ -53,6 +55,8 @@ bench = typer.Typer(help="Measure, side by side with what it is compared with.")
 app.add_typer(bench, name="bench")
 series = typer.Typer(help="Check the patch series itself.")
 app.add_typer(series, name="series")
+baseline = typer.Typer(help="Keep what a kernel does, and see later what has changed.")
+app.add_typer(baseline, name="baseline")
 
 
 def _print_version(wanted: bool) -> None:
@@ -709,6 +713,10 @@ _Scenarios = Annotated[
         "repeat it.",
     ),
 ]
+_SomeScenarios = Annotated[
+    list[str] | None,
+    typer.Option("--scenario", help="By name or number (default: the default set); repeat it."),
+]
 _Runs = Annotated[
     int,
     typer.Option(min=1, help="Runs that a good kernel passes; more for what fails sometimes."),
@@ -916,6 +924,99 @@ def review_command(
         return review.exit_code
 
     _finish(work)
+
+
+_BaselineFile = Annotated[Path, typer.Argument(metavar="FILE", help="The baseline, as JSON.")]
+
+
+@baseline.command("save")
+def baseline_save(
+    file: _BaselineFile,
+    *,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    patches: _Patches = None,
+    scenarios: _SomeScenarios = None,
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+) -> None:
+    """Run the tests on a kernel, measure it and this host, and keep what came out."""
+    result_file = ResultFile(file, option="FILE")
+
+    def work() -> int:
+        from imakexec.report.baseline import baseline_lines
+
+        kernel = _kernel_of(arch, base, kernel_tree, patches)
+        found = _take_baseline(kernel, scenarios or (), accel)
+        result_file.write(found.to_json())
+        for line in baseline_lines(found):
+            _out.print(line, markup=False, highlight=False)
+        return 0
+
+    _finish(work, result_file)
+
+
+@baseline.command("compare")
+def baseline_compare(
+    file: _BaselineFile,
+    *,
+    base: _Base = None,
+    kernel_tree: _Tree = None,
+    patches: _Patches = None,
+    scenarios: _SomeScenarios = None,
+    arch: Annotated[str, typer.Option(help=_ARCH_HELP)] = X86_64.name,
+    accel: _Accel = None,
+) -> None:
+    """Do the same again: exit 1 if the kernel does anything else, and tell what takes longer."""
+
+    def work() -> int:
+        from imakexec.report.baseline import comparison_lines
+        from imakexec.review.baseline import compare, read_baseline
+
+        kept = read_baseline(file)
+        kernel = _kernel_of(arch, base, kernel_tree, patches)
+        comparison = compare(kept, _take_baseline(kernel, scenarios or (), accel))
+        for line in comparison_lines(comparison):
+            _out.print(line, markup=False, highlight=False)
+        if not comparison.is_known:
+            return InfraError.exit_code
+        return 1 if comparison.is_behavioural else 0
+
+    _finish(work)
+
+
+def _kernel_of(
+    arch: str, base: str | None, kernel_tree: Path | None, patches: int | None
+) -> KernelRequest:
+    """The kernel that some options mean.
+
+    Raises:
+        UserError: they cannot all be meant.
+    """
+    from imakexec.kernel.build import KernelRequest
+
+    _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=None)
+    return KernelRequest(
+        ARCHES[arch],
+        base=KernelRequest.base if base is None else base,
+        kernel_tree=kernel_tree,
+        patches=patches,
+    )
+
+
+def _take_baseline(
+    kernel: KernelRequest, scenarios: Sequence[str], accel: Accelerator | None
+) -> Baseline:
+    """Run and measure."""
+    from imakexec.job import Workshop, new_run_folder
+    from imakexec.project import find_project
+    from imakexec.report import live
+    from imakexec.review.baseline import take
+    from imakexec.suite.runner import Selection
+
+    workshop = Workshop(find_project(), live.TerminalProgress(_err))
+    folder = new_run_folder(workshop.cache)
+    return take(workshop, kernel, Selection.parse(scenarios), accel, folder)
 
 
 @app.command("b4-check")
