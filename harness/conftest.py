@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from imakexec.arch import ARCHES, X86_64, Arch, LateRefusal
 from imakexec.attest import Judgement, MeasurementLog, Record, Rejection, judge, judge_folder
 from imakexec.attest.handover import CarriedList, HandoverBuffer
 from imakexec.deadline import Deadline
+from imakexec.errors import ImaKexecError, InfraError
 from imakexec.evidence import Evidence, EvidenceFault
 from imakexec.job import JobOptions, Workshop
 from imakexec.kernel.build import DEBUG_INFO, KernelImage, KernelRequest, offers_ima_option
@@ -807,3 +809,54 @@ def change_every_copy(ram: Path, content: bytes, *, offset: int = 0) -> int:
                 changed += 1
             place = memory.find(content, place + 1)
     return changed
+
+
+SLOW_START = "initcall_debug ignore_loglevel"
+"""The next kernel says each step on its way to IMA: a busy host has more time to stop it there."""
+
+
+def require_early(session: Session) -> None:
+    """The next kernel has not restored its list yet: IMA has not said its first word.
+
+    Raises:
+        InfraError: it may have.
+    """
+    console = session.machine.console
+    console.drain(1.0)
+    said = console.path.read_text(errors="replace").rpartition("Linux version ")[2]
+    if "] ima: " in said:
+        raise InfraError(
+            "the machine was stopped too late: the next kernel has come to IMA",
+            where=str(console.path),
+            remedy="run the test again on a host with less to do",
+        )
+
+
+@contextmanager
+def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None]:
+    """Have something done with the machine paused, when the kernel that is executed says hello."""
+    machine, budget = session.machine, session.budget(2)
+    due = machine.epochs.current.number + 1
+    failed: list[ImaKexecError | AssertionError] = []
+
+    def wait_and_act() -> None:
+        try:
+            machine.watch.wait_until(
+                lambda: machine.epochs.current.number == due or None,
+                budget,
+                doing="waiting for the next kernel",
+            )
+            with machine.paused(budget):
+                require_early(session)
+                act()
+        except (ImaKexecError, AssertionError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]

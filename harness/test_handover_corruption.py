@@ -11,28 +11,22 @@ from __future__ import annotations
 
 import mmap
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from conftest import SLOW_START, at_next_kernel
 from imakexec import scenario
 from imakexec.attest import MeasurementLog, Record, Verdict
 from imakexec.attest.handover import HEADER_SIZE
-from imakexec.errors import ImaKexecError, InfraError
-from imakexec.scenario import Session
 from imakexec.suite.oracles import Oracle
 from imakexec.suite.trial import Trial
 
 pytestmark = pytest.mark.scenario(19)
 
 PAGE = 4096
-
-SLOW_START = "initcall_debug ignore_loglevel"
-"""The next kernel says each step on its way to IMA: a busy host has more time to stop it there."""
 
 # Where in the header they are: see imakexec.attest.handover.
 VERSION, SIZE, COUNT = 0, 8, 16
@@ -162,53 +156,6 @@ def damage_buffers(ram: Path, log: bytes, damage: Damage) -> None:
                 damaged += 1
             place = memory.find(log, place + len(log))
     assert damaged > 0, "the buffer is not in memory"
-
-
-def require_early(session: Session) -> None:
-    """The next kernel has not restored its list yet: IMA has not said its first word.
-
-    Raises:
-        InfraError: it may have.
-    """
-    console = session.machine.console
-    console.drain(1.0)
-    said = console.path.read_text(errors="replace").rpartition("Linux version ")[2]
-    if "] ima: " in said:
-        raise InfraError(
-            "the machine was stopped too late: the next kernel has come to IMA",
-            where=str(console.path),
-            remedy="run the test again on a host with less to do",
-        )
-
-
-@contextmanager
-def at_next_kernel(session: Session, act: Callable[[], object]) -> Iterator[None]:
-    """Have something done with the machine paused, when the kernel that is executed says hello."""
-    machine, budget = session.machine, session.budget(2)
-    due = machine.epochs.current.number + 1
-    failed: list[ImaKexecError | AssertionError] = []
-
-    def wait_and_act() -> None:
-        try:
-            machine.watch.wait_until(
-                lambda: machine.epochs.current.number == due or None,
-                budget,
-                doing="waiting for the next kernel",
-            )
-            with machine.paused(budget):
-                require_early(session)
-                act()
-        except (ImaKexecError, AssertionError) as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=wait_and_act)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    if failed:
-        raise failed[0]
 
 
 def execute_damaged(trial: Trial, ram: Path, damage: Damage) -> None:

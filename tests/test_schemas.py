@@ -26,6 +26,7 @@ import test_bench
 import test_checkpoint
 import test_detached
 import test_handover_bench
+import test_memory
 import test_mutations_report
 import test_review
 import test_series_report
@@ -69,6 +70,7 @@ from imakexec.machine.watch import Cause
 from imakexec.options import Policy
 from imakexec.report import mutations, series
 from imakexec.report.machine import error_document, judgement_document
+from imakexec.report.memory import memory_document
 from imakexec.series.cells import Status
 from imakexec.series.mutate import Fate
 from imakexec.sizing import Caveat, Question, size_growth
@@ -414,6 +416,11 @@ def baselines(_: Path) -> Iterator[Document]:
     yield replace(test_baseline.KEPT, endings={"a[*]": failed}, counted=False).to_json()
 
 
+def memories(folder: Path) -> Iterator[Document]:
+    for found in test_memory.verdicts(folder):
+        yield memory_document(found)
+
+
 MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-judgement/1": judgements,
     "imakexec-checkpoint/1": checkpoints,
@@ -429,6 +436,7 @@ MAKERS: Mapping[str, Callable[[Path], Iterator[Document]]] = {
     "imakexec-series-mutate/1": broken,
     "imakexec-suite/1": suites,
     "imakexec-baseline/1": baselines,
+    "imakexec-memory/1": memories,
 }
 
 # A list on its own has no earlier snapshots and no quotes.

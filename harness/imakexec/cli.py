@@ -212,6 +212,9 @@ def run_command(
     debug_info: Annotated[
         bool, typer.Option("--debug-info", help="Decode call traces to lines of the source.")
     ] = False,
+    dump_memory: Annotated[
+        bool, typer.Option("--dump-memory", help="Keep the memory of a guest that fails.")
+    ] = False,
     shell: Annotated[
         ShellIn | None, typer.Option(help="Stop for an interactive shell in the guest.")
     ] = None,
@@ -258,6 +261,7 @@ def run_command(
             out=out,
             keep=keep,
             shell=shell,
+            dump_memory=dump_memory,
         )
         progress = live.TerminalProgress(_err, live=not verbose and shell is None)
         workshop = job.Workshop(find_project(), progress)
@@ -703,6 +707,35 @@ def report_command(
         return InfraError.exit_code if Outcome.INFRA in outcomes else 0
 
     _finish(work)
+
+
+@app.command()
+def memory(
+    dump: Annotated[Path, typer.Argument(help="Of a guest: what --dump-memory has kept.")],
+    *,
+    evidence: Annotated[
+        Path | None, typer.Option(help="Of the same run: its newest list is compared.")
+    ] = None,
+    system_map: Annotated[
+        Path | None, typer.Option(help="System.map of the kernel that ran.")
+    ] = None,
+    json_file: _SameFile = None,
+) -> None:
+    """Read the hand-over buffer out of a memory dump: was it wrong before the jump or after it?"""
+    result_file = ResultFile(json_file)
+
+    def work() -> int:
+        from imakexec.memory import look, newest_list
+        from imakexec.report.memory import memory_document, memory_lines
+
+        log = None if evidence is None else newest_list(evidence)
+        found = look(dump, log=log, system_map=system_map)
+        for line in memory_lines(found):
+            _out.print(line, markup=False, highlight=False)
+        result_file.write(memory_document(found))
+        return 0 if found.is_good else 1
+
+    _finish(work, result_file)
 
 
 _Scenarios = Annotated[

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import json
 import platform
 import secrets
 import shlex
@@ -39,7 +40,7 @@ from imakexec.machine.accelerator import Accelerator, AcceleratorChoice, probe_a
 from imakexec.machine.complaint import complaint_lines, read_complaints
 from imakexec.machine.console import ConsoleLine, boot_log
 from imakexec.machine.diagnosis import FOLDER as DIAGNOSIS
-from imakexec.machine.diagnosis import diagnose
+from imakexec.machine.diagnosis import MEMORY, diagnose
 from imakexec.machine.events import FILE as EVENTS
 from imakexec.machine.guest import POLICY_PARAMETER, SHELL_PARAMETER, TOKEN_PARAMETER
 from imakexec.machine.qemu import Machine, MachineConfig, require_programs, require_uefi
@@ -422,8 +423,37 @@ def _diagnose(
     is_known = boot == 0 or prepared.next_image == prepared.kernel.image
     symbols = _symbols(prepared.kernel) if is_known else None
     found = diagnose(machine, folder / DIAGNOSIS, symbols=symbols, memory=memory)
+    if memory:
+        found.lines.extend(_read_memory(found.folder, prepared.kernel if is_known else None))
     lines = [f"  {printable(line)}" for line in found.lines]
     error.add_note("\n".join([f"diagnosis, in {found.folder}:", *lines]))
+
+
+def _read_memory(folder: Path, kernel: KernelImage | None) -> Iterator[str]:
+    """Say what a memory dump tells of the hand-over buffer, and write it beside the dump.
+
+    Args:
+        folder: of the diagnosis, below that of the evidence.
+        kernel: that runs; None if nobody knows it.
+    """
+    from imakexec.memory import look, newest_list  # noqa: PLC0415  # see _preload
+    from imakexec.report.memory import memory_document  # noqa: PLC0415
+
+    dump = folder / MEMORY
+    if not dump.is_file():
+        return
+    log = None
+    with suppress(UserError):  # the run has come to no list
+        log = newest_list(folder.parent)
+    try:
+        is_fixed = kernel is not None and _symbols(kernel) is not None
+        found = look(dump, log=log, system_map=kernel.system_map if kernel and is_fixed else None)
+        text = json.dumps(memory_document(found), indent=2) + "\n"
+        (folder / "memory.json").write_text(text, encoding="utf-8")
+    except (UserError, OSError) as error:
+        yield f"the memory cannot be read: {error}"
+    else:
+        yield f"the memory says: {found.sentence}"
 
 
 def _symbols(kernel: KernelImage) -> Symbols | None:

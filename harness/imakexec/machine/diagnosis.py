@@ -23,6 +23,9 @@ from imakexec.machine.symbols import Symbols
 FOLDER = "diagnosis"
 """What the folder is called below a run's folder."""
 
+MEMORY = "memory.elf"
+"""The guest's memory, as an ELF core file of physical addresses."""
+
 _ALL_SECONDS = 20.0
 _COMMAND_SECONDS = 3.0
 _ANSWER_SECONDS = 3.0
@@ -160,7 +163,7 @@ class _Questions:
         return f"{address:#x} ({name})" if name else f"{address:#x}"
 
     def memory(self, _deadline: Deadline) -> None:
-        file = self.found.folder / "memory.elf"
+        file = self.found.folder / MEMORY
         arguments = {"paging": False, "protocol": f"file:{file}"}
         self.machine.ask("dump-guest-memory", arguments, deadline=Deadline.after(_DUMP_SECONDS))
         self.found.files.append(file.name)
