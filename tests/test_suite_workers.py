@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -33,6 +34,7 @@ def test_no_more_workers_than_the_host_has_time_and_memory_for(
 
 class Options:
     numprocesses: object = None
+    tx: Sequence[str] = ()
 
 
 class Chosen:
@@ -63,6 +65,13 @@ def test_the_user_chooses_first(args: list[str], asked: object, chosen: object) 
     config = Chosen(args, asked)
     workers._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
     assert config.option.numprocesses == chosen
+
+
+def test_hosts_that_the_user_names_are_not_replaced() -> None:
+    config = Chosen([HARNESS])
+    config.option.tx = ["ssh=host"]
+    workers._choose_workers(config)  # type: ignore[arg-type]  # it looks at no more
+    assert config.option.numprocesses is None
 
 
 def test_a_worker_has_no_workers() -> None:

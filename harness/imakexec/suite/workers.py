@@ -47,6 +47,8 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 def _choose_workers(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", 0) is not None:
         return
+    if config.option.tx:
+        return  # a number of workers would replace the hosts that these are
     if any(boots_machines(Path(argument.partition("::")[0])) for argument in config.args):
         config.option.numprocesses = "auto"
 
