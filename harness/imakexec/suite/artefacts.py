@@ -12,11 +12,13 @@ Beside these folders are the document of the whole run, and the kernels that it 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
 import shlex
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,40 @@ def gather(folder: Path, scratch: Path) -> None:
     for evidence in evidence_below(scratch):
         if not evidence.is_relative_to(folder):
             shutil.copytree(evidence, folder / "runs" / evidence.relative_to(scratch))
+
+
+def packed(folder: Path) -> bytes:
+    """The regular files of a test's folder as a ZIP file, with the folder's own name in front.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as parcel:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                parcel.write(path, path.relative_to(folder.parent))
+    return content.getvalue()
+
+
+def unpack(content: bytes, root: Path) -> None:
+    """Lay what `packed` has made into the folder of all artefacts, and never outside of it.
+
+    Raises:
+        InfraError: the file system refuses, or this is no such file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as parcel:
+            for item in parcel.infolist():
+                # extract() keeps below its folder, whatever a name says; modes it forgets.
+                path = Path(parcel.extract(item, root))
+                path.chmod(0o755 if item.external_attr >> 16 & 0o100 else 0o644)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InfraError(
+            f"the artefacts of a test on another host are lost: {error}",
+            where=str(root),
+            remedy="make room there; they are still on that host, in pytest's temporary folder",
+        ) from error
 
 
 def one_line(text: str) -> str:

@@ -32,6 +32,9 @@ from imakexec.suite.result import Attempt, SuiteRun, TestResult
 RESULT = "imakexec_result"
 """The attribute of a report that carries a result, as JSON, from a worker of pytest-xdist."""
 
+PARCEL = "imakexec_parcel"
+"""The attribute of a report that brings the artefacts of a test from another host."""
+
 FOLDER = pytest.StashKey[Path]()
 """The folder of all artefacts, if one was asked for."""
 
@@ -59,7 +62,8 @@ class Collector:
 
     @pytest.hookimpl(tryfirst=True)  # before JUnit's, which closes a test with its last report
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a result."""
+        """Take a result, and before it the artefacts that its report brings along."""
+        self._take_parcel(report)
         document: str | None = getattr(report, RESULT, None)
         if document is not None:
             told = TestResult.read(parse_json(document.encode(), "a report"))
@@ -81,6 +85,16 @@ class Collector:
         if before is None or _GRAVITY[result.outcome] > _GRAVITY[before.outcome]:
             self._results[result.nodeid] = result
             self._enrich_junit(report, result)
+
+    def _take_parcel(self, report: pytest.TestReport) -> None:
+        parcel: bytes | None = report.__dict__.pop(PARCEL, None)
+        root = self._config.stash.get(FOLDER, None)
+        if parcel is None or root is None:
+            return
+        try:
+            artefacts.unpack(parcel, root)
+        except InfraError as error:
+            self._written.append(f"NOT WRITTEN: {error}")
 
     def _is_ours(self, nodeid: str) -> bool:
         return boots_machines(self._config.rootpath / nodeid.partition("::")[0])

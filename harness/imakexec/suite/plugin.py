@@ -25,7 +25,7 @@ from imakexec.job import new_run_folder
 from imakexec.kernel.cache import Cache
 from imakexec.machine.watch import kept_waiting
 from imakexec.project import boots_machines
-from imakexec.suite import artefacts
+from imakexec.suite import artefacts, hosts
 from imakexec.suite.catalogue import CATALOGUE
 from imakexec.suite.collector import FOLDER, RESULT, Collector
 from imakexec.suite.notes import Notes, now
@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "under_debug: in the nightly set also on a kernel that reports its own mistakes",
     ):
         config.addinivalue_line("markers", line)
+    config.pluginmanager.register(hosts, "imakexec-hosts")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Collector(config), "imakexec-collector")
 
@@ -198,6 +199,8 @@ def pytest_runtest_makereport(
             beside = "\n".join(_found_beside(notes.trial, error))
             report.sections += [("Oracles", beside)] if beside else []
             report.sections += _what_is_left(item, notes.folder)
+        with suppress(OSError):
+            hosts.send_home(item.config, report, notes.folder)
     return report
 
 
@@ -211,7 +214,7 @@ def _what_is_left(item: pytest.Item, folder: Path) -> Iterator[tuple[str, str]]:
     if CACHE in item.stash:
         yield "Artefacts are kept", _keep(folder, item.stash[CACHE])
     else:
-        yield "Artefacts", str(folder)
+        yield "Artefacts", str(hosts.at_home(item.config, folder))
 
 
 def is_of_kernel(error: BaseException | None) -> bool:
@@ -254,7 +257,7 @@ def result_of(
         kernel=notes.kernel,
         accelerator=notes.accelerator,
         verdict=notes.judgement.verdict if notes.judgement else "",
-        folder=str(notes.folder) if notes.folder.exists() else "",
+        folder=str(hosts.at_home(item.config, notes.folder)) if notes.folder.exists() else "",
         steps=tuple(notes.steps),
         complaints=notes.complaints,
         findings=tuple(map(_in_a_line, notes.trial.found())) if notes.trial else (),
