@@ -257,6 +257,18 @@ def with_room_for_checks(options: JobOptions) -> JobOptions:
     )
 
 
+def evidence_of(node: pytest.Item, scratch: Path) -> Iterator[Path]:
+    """The evidence folders of a test.
+
+    Args:
+        scratch: what is below pytest's temporary folder counts too: runs of the command.
+    """
+    yield from artefacts.evidence_below(scratch)
+    notes = node.stash.get(NOTES, None)
+    if notes is not None:
+        yield from artefacts.evidence_below(notes.folder)  # elsewhere with --artefacts
+
+
 @pytest.fixture(scope="session")
 def heard() -> set[Path]:
     """The evidence folders that have had their second opinion."""
@@ -264,7 +276,9 @@ def heard() -> set[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _second_opinion(tmp_path_factory: pytest.TempPathFactory, heard: set[Path]) -> Iterator[None]:
+def _second_opinion(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, heard: set[Path]
+) -> Iterator[None]:
     """Hold evmctl against the verifier on all evidence that there is after a test.
 
     Here and not where a test judges, so that no test can leave it out: runs of the command and
@@ -273,7 +287,8 @@ def _second_opinion(tmp_path_factory: pytest.TempPathFactory, heard: set[Path]) 
     yield
     deadline = Deadline.after(ORACLE_SECONDS)
     found = []
-    for folder in sorted(set(artefacts.evidence_below(tmp_path_factory.getbasetemp())) - heard):
+    scratch = tmp_path_factory.getbasetemp()
+    for folder in sorted(set(evidence_of(request.node, scratch)) - heard):
         heard.add(folder)
         try:
             evidence = Evidence.load(folder)

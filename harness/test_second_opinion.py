@@ -10,7 +10,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from conftest import Lab
+import pytest
+
+from conftest import Lab, evidence_of
 from imakexec import scenario
 from imakexec.attest import MeasurementLog, Reason, Verdict, judge
 from imakexec.deadline import Deadline
@@ -18,7 +20,6 @@ from imakexec.evidence import Evidence
 from imakexec.kernel.build import KernelRequest
 from imakexec.oracle import second_opinion
 from imakexec.oracle_check import disagreements
-from imakexec.suite.artefacts import evidence_below
 
 
 def accepted(evidence: Evidence, log: bytes) -> bool:
@@ -28,7 +29,7 @@ def accepted(evidence: Evidence, log: bytes) -> bool:
 
 
 def test_a_list_across_a_kexec_is_good_whole_and_in_its_order(
-    lab: Lab, patched: KernelRequest, tmp_path: Path
+    request: pytest.FixtureRequest, lab: Lab, patched: KernelRequest, tmp_path: Path
 ) -> None:
     with lab.session(patched) as session:
         scenario.boot(session)
@@ -44,7 +45,7 @@ def test_a_list_across_a_kexec_is_good_whole_and_in_its_order(
     records = [raw[start:end] for start, end in pairwise(ends)]
     middle = len(records) // 2
 
-    assert lab.folder in evidence_below(tmp_path)
+    assert lab.folder in evidence_of(request.node, tmp_path)
     assert accepted(evidence, raw)
     assert not accepted(evidence, b"".join(records[:-1]))
     assert not accepted(evidence, b"".join(records[:middle] + records[middle + 1 :]))
