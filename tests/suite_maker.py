@@ -188,6 +188,7 @@ def defaced(test: TestResult, text: str) -> TestResult:
         ending=text,
         kernel=kernel,
         accelerator=text,
+        host=text,
         verdict=text,
         folder=text,
         steps=(Step(text, 0.0, 1.0),),

@@ -301,6 +301,8 @@ def test_a_test_says_when_where_and_how_it_ran() -> None:
     assert reported(TEST_FAILED)["misc"]["in_test"] is True
     assert "start_time" not in reported(SKIPPED)
     assert "accelerator" not in reported(SKIPPED)["environment"]["misc"]
+    assert "ran on" not in reported(PASSED)["environment"]["misc"]
+    assert reported(replace(PASSED, host="lab2"))["environment"]["misc"]["ran on"] == "lab2"
 
 
 def test_earlier_tries_are_no_tests_of_their_own() -> None:

@@ -209,6 +209,8 @@ def test_the_lines_before_a_result_say_what_is_known() -> None:
     assert said(missed, "earlier try") == ["after 3.5 s: swtpm died", "after 0.0 s: no memory"]
     assert said(read_one(PASSED), "verdict") == ["IN_SYNC"]
     assert said(read_one(PASSED), "accelerator") == ["tcg"]
+    assert said(read_one(PASSED), "host") == []
+    assert said(read_one(replace(PASSED, host="lab2")), "host") == ["lab2"]
     assert said(read_one(KNOWN), "kernel") == ["plain 6.1.176, linux-source-6.1 6.1.176-1"]
     assert said(read_one(UNBOUND), "kernel") == []
     assert said(read_one(UNBOUND), "duration") == ["1.5 s"]

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import platform
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,6 +54,22 @@ def test_artefacts_come_home(reported: SuiteRun, pytester: pytest.Pytester) -> N
         assert not os.access(folder / "of", os.X_OK)
         for attempt in test.attempts:
             assert (pytester.path / "start" / "kept" / attempt.folder / "of").is_file()
+
+
+@pytest.mark.parametrize("name", ["lab2", platform.node()])
+def test_a_result_says_on_which_other_host_it_was_found(
+    pytester: pytest.Pytester, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    said = {"name": name, "system": "Debian"}
+    monkeypatch.setattr(hosts, "_ASK", f"channel.send([{said!r}, '', ''])")
+    pytester.runpytest_inprocess(
+        *HOSTS, f"--tx=popen//chdir={elsewhere}", "-k", "test_good", "--json=run.json"
+    )
+    run = json.loads((pytester.path / "run.json").read_text())
+    is_other = name == "lab2"
+    assert [test["host"] for test in run["tests"]] == [name if is_other else ""]
+    assert run["host"]["name"] == platform.node()
+    assert run["host"].get(f"{name} system") == ("Debian" if is_other else None)
 
 
 @pytest.mark.usefixtures("reported")
@@ -106,7 +124,7 @@ def test_a_host_at_another_commit_is_refused(
     pytester: pytest.Pytester, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artefacts, "project_state", lambda _: 40 * "a")
-    monkeypatch.setattr(hosts, "_ASK", f"channel.send([{40 * 'b'!r}, ''])")
+    monkeypatch.setattr(hosts, "_ASK", f"channel.send([{{}}, {40 * 'b'!r}, ''])")
     spec = f"popen//chdir={elsewhere}"
     ran = pytester.runpytest_inprocess(*HOSTS, f"--tx={spec}", "-k", "test_good")
     assert ran.ret == pytest.ExitCode.USAGE_ERROR

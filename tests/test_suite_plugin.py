@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shlex
 import shutil
 import subprocess
@@ -367,6 +368,8 @@ def test_several_runs_become_one(pytester: pytest.Pytester) -> None:
     (both / "two" / "results.json").unlink()
     run = artefacts.read_runs(both)
     assert len(run.tests) == 2 * len(OUTCOMES)
+    assert {test.host for test in run.tests} == {platform.node(), "two"}
+    assert run.host["one name"] == platform.node()
     assert all((both / test.folder / "reproduce.sh").is_file() for test in run.tests)
 
 

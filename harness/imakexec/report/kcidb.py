@@ -201,7 +201,7 @@ class _Report:
     def test(self, test: TestResult, kernel: KernelIdentity, test_id: str) -> _Object:
         """A test, as its last try has ended."""
         place = _place(self.folder, test.folder)
-        accelerator = {"accelerator": test.accelerator} if test.accelerator else {}
+        known = {"accelerator": test.accelerator, "ran on": test.host}
         excerpt = _excerpt(test, place)
         return {
             "id": test_id,
@@ -214,7 +214,10 @@ class _Report:
             "duration": test.seconds,
             "environment": {
                 "comment": ", ".join(f"{name} {value}" for name, value in self.run.host.items()),
-                "misc": {"host": dict(self.run.host), **accelerator},
+                "misc": {
+                    "host": dict(self.run.host),
+                    **{name: what for name, what in known.items() if what},
+                },
             },
             **({"log_excerpt": excerpt} if excerpt else {}),
             **_files(place),

@@ -126,6 +126,7 @@ def _diagnostics(test: TestResult) -> Iterator[str]:
     if test.kernel is not None:
         yield from _said("kernel", _kernel(test.kernel))
     yield from _said("accelerator", test.accelerator)
+    yield from _said("host", test.host)
     yield from _said("ending", test.ending)
     yield from _said("verdict", test.verdict)
     for complaint in test.complaints:

@@ -300,15 +300,21 @@ def _joined(folder: Path, runs: Mapping[str, SuiteRun]) -> SuiteRun:
         seconds=max(run.seconds for run in runs.values()),
         command=first.command,
         project=" ".join(dict.fromkeys(run.project for run in runs.values() if run.project)),
-        host={
-            f"{name} {key}": value for name, run in runs.items() for key, value in run.host.items()
-        },
+        host=together({name: run.host for name, run in runs.items()}),
         tests=tuple(
-            _placed(test, f"{name}/{test.folder}")
+            replace(
+                _placed(test, f"{name}/{test.folder}"),
+                host=test.host or run.host.get("name", name),
+            )
             for name, run in runs.items()
             for test in run.tests
         ),
     )
+
+
+def together(hosts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The facts about several hosts in one table, each with the name of its host in front."""
+    return {f"{name} {key}": what for name, facts in hosts.items() for key, what in facts.items()}
 
 
 def _placed(test: TestResult, folder: str) -> TestResult:

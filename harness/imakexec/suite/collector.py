@@ -32,6 +32,9 @@ from imakexec.suite.result import Attempt, SuiteRun, TestResult
 RESULT = "imakexec_result"
 """The attribute of a report that carries a result, as JSON, from a worker of pytest-xdist."""
 
+HOST = "imakexec_host"
+"""The attribute of a gateway of execnet that says what its host is: `host_facts` there."""
+
 PARCEL = "imakexec_parcel"
 """The attribute of a report that brings the artefacts of a test from another host."""
 
@@ -56,6 +59,7 @@ class Collector:
         self._results: dict[str, TestResult] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._others_failed = False
+        self._hosts: dict[str, Mapping[str, str]] = {}
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
         self._written: list[str] = []
@@ -74,7 +78,7 @@ class Collector:
         else:
             self._others_failed |= report.failed
             return
-        result = self._below_folder(told)
+        result = self._below_folder(replace(told, host=self._host_of(report)))
         outcome: str = report.outcome  # one more than pytest knows of, of pytest-rerunfailures
         if outcome == "rerun":
             attempt = Attempt("; ".join(result.why), result.seconds, result.folder)
@@ -95,6 +99,14 @@ class Collector:
             artefacts.unpack(parcel, root)
         except InfraError as error:
             self._written.append(f"NOT WRITTEN: {error}")
+
+    def _host_of(self, report: pytest.TestReport) -> str:
+        """The name of the host that a report has come from; empty for this one."""
+        gateway = getattr(getattr(report, "node", None), "gateway", None)
+        facts: Mapping[str, str] = getattr(gateway, HOST, {})
+        if not facts or facts["name"] == platform.node():
+            return ""
+        return self._hosts.setdefault(facts["name"], facts)["name"]
 
     def _is_ours(self, nodeid: str) -> bool:
         return boots_machines(self._config.rootpath / nodeid.partition("::")[0])
@@ -128,7 +140,7 @@ class Collector:
             seconds=time.monotonic() - self._clock,
             command=tuple(map(artefacts.one_line, self._config.invocation_params.args)),
             project=artefacts.project_state(find_project()),
-            host=_host(),
+            host=host_facts() | artefacts.together(self._hosts),
             tests=tuple(self._results.values()),
         )
 
@@ -185,6 +197,7 @@ def properties_of(result: TestResult) -> Mapping[str, str]:
         "verdict": result.verdict,
         "ending": result.ending,
         "accelerator": result.accelerator,
+        "host": result.host,
         "artefacts": result.folder,
         "why": "; ".join(result.why),
         "complaints": "; ".join(
@@ -210,8 +223,8 @@ def properties_of(result: TestResult) -> Mapping[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _host() -> Mapping[str, str]:
-    """What the tests ran on."""
+def host_facts() -> dict[str, str]:
+    """What the tests of this process run on."""
     found = {
         "name": platform.node(),
         "system": platform.platform(),

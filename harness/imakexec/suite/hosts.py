@@ -16,7 +16,7 @@ import pytest
 
 from imakexec.project import find_project
 from imakexec.suite import artefacts
-from imakexec.suite.collector import FOLDER, PARCEL
+from imakexec.suite.collector import FOLDER, HOST, PARCEL
 
 if TYPE_CHECKING:
     import execnet
@@ -33,12 +33,13 @@ _PARCEL_BYTES = 256 << 20
 
 _ASK = """
 try:
-    from imakexec.suite.artefacts import project_state
     from imakexec.project import find_project
+    from imakexec.suite.artefacts import project_state
+    from imakexec.suite.collector import host_facts
 except ImportError as error:
-    channel.send(["", str(error)])
+    channel.send([{}, "", str(error)])
 else:
-    channel.send([project_state(find_project()), ""])
+    channel.send([host_facts(), project_state(find_project()), ""])
 """
 
 
@@ -62,11 +63,11 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[execnet.XSpec]) -
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_newgateway(gateway: execnet.Gateway) -> None:
-    """Refuse a host that would run other tests than those of this checkout."""
+    """Ask a host what it is; refuse it if it would run other tests than those of this checkout."""
     if not is_elsewhere(gateway.spec):
         return
     asked = gateway.remote_exec(_ASK)
-    state, error = asked.receive()
+    facts, state, error = asked.receive()
     asked.waitclose()  # the worker that comes next needs the same thread there
     if error:
         raise pytest.UsageError(
@@ -79,6 +80,7 @@ def pytest_xdist_newgateway(gateway: execnet.Gateway) -> None:
             f"{gateway.spec}: the checkout there is at {state}, this one at {ours}: check the same "
             "commit out on all hosts"
         )
+    setattr(gateway, HOST, facts)
 
 
 @pytest.hookimpl(optionalhook=True)

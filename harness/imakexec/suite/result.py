@@ -126,6 +126,7 @@ class TestResult:
         scenario: of the catalogue, if it is of one.
         kernel: that it was tried on; None if it made its own choice or came to none.
         accelerator: "kvm" or "tcg"; empty if no machine was started.
+        host: the name of the host that it ran on; empty if it is that of the run.
         verdict: the verifier's on the evidence, `attest.Verdict`; empty if there is none.
         folder: its artefacts, relative to the document; empty if there are none.
         steps: in the order in which they began.
@@ -148,6 +149,7 @@ class TestResult:
     scenario: int | None = None
     kernel: KernelIdentity | None = None
     accelerator: str = ""
+    host: str = ""
     verdict: str = ""
     folder: str = ""
     steps: tuple[Step, ...] = ()
@@ -180,6 +182,7 @@ class TestResult:
             scenario=item["scenario"].optional(Value.natural),
             kernel=item["kernel"].optional(_kernel),
             accelerator=item["accelerator"].string(),
+            host=item["host"].string(),
             verdict=item["verdict"].string(),
             folder=item["folder"].string(),
             steps=tuple(map(_step, item["steps"].elements())),
@@ -192,7 +195,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """One run of the tests on one host.
+    """One run of the tests.
 
     Attributes:
         started: UTC, ISO 8601 with a final Z.
@@ -200,7 +203,8 @@ class SuiteRun:
         command: the arguments of pytest.
         project: the commit of this project that was run, in hexadecimal, with "-dirty" after it if
             its files have been changed since; empty if nobody knows.
-        host: what the tests ran on, for people, by what it is called: system, python, qemu, ...
+        host: what the tests ran on, for people, by what it is called: system, python, qemu, ...;
+            with the name of a host in front for each further one.
         tests: in the order in which they have ended.
     """
 
