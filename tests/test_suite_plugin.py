@@ -414,8 +414,20 @@ def test_junit_tells_errors_from_failures_and_names_the_artefacts(
     assert properties["kernel.release"] == "6.1.1"
     assert properties["seconds.boot"] == "2.000"
     [attached] = cases["test_bad"].iter("system-out")
-    script = pytester.path / "kept" / named(reported)["test_bad"].folder / "reproduce.sh"
-    assert f"[[ATTACHMENT|{script}]]" in (attached.text or "")
+    folder = named(reported)["test_bad"].folder
+    assert f"[[ATTACHMENT|kept/{folder}/reproduce.sh]]" in (attached.text or "").splitlines()
+
+
+def test_what_is_attached_from_elsewhere_has_its_whole_path(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    pytester.runpytest_inprocess(
+        *PLUGINS, "-k", "test_bad", f"--artefacts={tmp_path / 'kept'}", "--junit-xml=run.xml"
+    )
+    [script] = (tmp_path / "kept").glob("*/reproduce.sh")
+    assert f"[[ATTACHMENT|{script}]]" in (pytester.path / "run.xml").read_text()
 
 
 @pytest.mark.usefixtures("reported")

@@ -186,8 +186,10 @@ class Collector:
     def _attachments(self, result: TestResult) -> Iterator[Path]:
         root = self._config.stash.get(FOLDER, Path())
         folder = (root / result.folder).absolute()
-        if result.folder:
-            yield from artefacts.for_people(folder)
+        here = self._config.invocation_params.dir
+        for path in artefacts.for_people(folder) if result.folder else ():
+            # GitLab takes only what is relative to the project; Jenkins takes both.
+            yield path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def properties_of(result: TestResult) -> Mapping[str, str]:
