@@ -155,6 +155,8 @@ def test_what_the_kernels_said_is_part_of_the_result() -> None:
     [
         (("--shell", "boot"), "--shell needs a terminal"),
         (("--base", "linux-6.1", "--kernel-tree", "."), "cannot both be the kernel"),
+        (("--kernel", "bzImage", "--patches", "3"), "has its source and its patches"),
+        (("--config", ".config"), "there is no kernel that this configuration is of"),
         (("--arch", "vax"), "no architecture 'vax'"),
     ],
 )

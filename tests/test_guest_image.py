@@ -280,7 +280,13 @@ class Recorder(SilentProgress):
         self.results.append(f"{self._title}: {result}")
 
 
-def build(project: Path, progress: Progress | None = None, *, arch: Arch = X86_64) -> GuestImage:
+def build(
+    project: Path,
+    progress: Progress | None = None,
+    *,
+    arch: Arch = X86_64,
+    further: Path | None = None,
+) -> GuestImage:
     return build_guest_image(
         project / "kernel",
         arch=arch,
@@ -288,7 +294,29 @@ def build(project: Path, progress: Progress | None = None, *, arch: Arch = X86_6
         cache=Cache(project / "cache"),
         progress=progress or SilentProgress(),
         deadline=soon(),
+        further=further,
     )
+
+
+def test_a_users_files_are_in_both_initramfs(project: Path) -> None:
+    archive = project / "own.cpio"
+    archive.write_bytes(write_cpio([Node("own", stat.S_IFREG | 0o644, b"a file of the user's")]))
+    plain, more = build(project), build(project, further=archive)
+    assert plain.key != more.key
+    assert more.initrd.read_bytes().count(b"a file of the user's") == 2
+    archive.write_bytes(gzip.compress(b"070701, or so the kernel will find out"))
+    assert len(build(project, further=archive).initrd.read_bytes()) % 4 == 0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xfd7zXZ\0", b"#!/bin/sh\n"])
+def test_a_users_archive_that_no_guest_could_unpack(project: Path, content: bytes | None) -> None:
+    archive = project / "own.cpio"
+    if content is not None:
+        archive.write_bytes(content)
+    with pytest.raises(UserError, match="initramfs") as error:
+        build(project, further=archive)
+    assert f"--initrd {archive}" in error.value.where
+    assert "cpio -o -H newc" in error.value.remedy
 
 
 def test_an_image_is_built_once(project: Path) -> None:

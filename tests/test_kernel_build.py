@@ -306,9 +306,9 @@ def test_the_users_environment_does_not_reach_the_build(
     tree: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("KCFLAGS", "-O0")
+    monkeypatch.setenv("KAFLAGS", "-O0")
     monkeypatch.setenv("CCACHE_DIR", "/users/own")
-    (tree / "compile").write_text('echo "$KCFLAGS,$KBUILD_BUILD_USER,$CCACHE_DIR"')
+    (tree / "compile").write_text('echo "$KAFLAGS,$KBUILD_BUILD_USER,$CCACHE_DIR"')
     log = _said(_build(request_, project, cache))
     assert "\n,imakexec,/users/own\n" in log
 

@@ -182,8 +182,18 @@ def run_command(
     kernel_tree: _Tree = None,
     patches: _Patches = None,
     extra_memory_kb: _Extra = None,
+    kernel: Annotated[
+        Path | None, typer.Option(help="A boot image that was built elsewhere instead.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Its .config (default: the one inside it, CONFIG_IKCONFIG)."),
+    ] = None,
     next_kernel: Annotated[
         Path | None, typer.Option(help="Boot image to kexec into (default: the same kernel).")
+    ] = None,
+    initrd: Annotated[
+        Path | None, typer.Option(help="A cpio archive whose files the guest has as well.")
     ] = None,
     arch: Annotated[
         str, typer.Option(help=f"Architecture of the guest: {', '.join(ARCHES)}.")
@@ -239,7 +249,11 @@ def run_command(
         from imakexec.report import live
 
         _check_together(arch=arch, base=base, kernel_tree=kernel_tree, shell=shell)
+        built = (base, kernel_tree, patches, extra_memory_kb)
+        _check_image(kernel, config, is_built=any(it is not None for it in built))
         request = KernelRequest(
+            image=kernel,
+            config=config,
             base=KernelRequest.base if base is None else base,
             kernel_tree=kernel_tree,
             patches=patches,
@@ -250,6 +264,7 @@ def run_command(
         options = job.JobOptions(
             kernel=request,
             next_kernel=next_kernel,
+            initrd=initrd,
             arch=ARCHES[arch],
             accelerator=accel,
             banks=tuple(bank.strip() for bank in banks.split(",")),
@@ -308,6 +323,26 @@ def _check_together(
             "--shell needs a terminal",
             where="standard input",
             remedy="run it in a terminal, without a pipe or a file as its input",
+        )
+
+
+def _check_image(image: Path | None, config: Path | None, *, is_built: bool) -> None:
+    """Refuse what is said of how a kernel is built beside one that was built elsewhere.
+
+    Raises:
+        UserError: there is both, or a configuration of nothing.
+    """
+    if image is None and config is not None:
+        raise UserError(
+            "there is no kernel that this configuration is of",
+            where=f"--config {config}",
+            remedy="name its boot image by --kernel",
+        )
+    if image is not None and is_built:
+        raise UserError(
+            "a kernel that was built elsewhere has its source and its patches",
+            where=f"--kernel {image}",
+            remedy="leave out --base, --kernel-tree, --patches and --extra-memory-kb",
         )
 
 

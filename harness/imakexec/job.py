@@ -78,6 +78,7 @@ class JobOptions:
     Attributes:
         kernel: the kernel that boots.
         next_kernel: a boot image to kexec into; None for the same one.
+        initrd: an archive whose files the guest has as well; None for none.
         arch: architecture of the guest.
         accelerator: forced, or None to find out.
         banks: PCR banks of the TPM.
@@ -97,6 +98,7 @@ class JobOptions:
 
     kernel: KernelRequest
     next_kernel: Path | None = None
+    initrd: Path | None = None
     arch: Arch = X86_64
     accelerator: Accelerator | None = None
     banks: tuple[str, ...] = ("sha1", "sha256")
@@ -186,8 +188,12 @@ class Workshop:
         """
         return find_source(request, self.cache, self.progress, Deadline.after(_BUILD_SECONDS))
 
-    def image(self, next_kernel: Path, arch: Arch) -> GuestImage:
-        """Pack the guest whose kexec goes into `next_kernel`, or find it packed."""
+    def image(self, next_kernel: Path, arch: Arch, further: Path | None = None) -> GuestImage:
+        """Pack the guest whose kexec goes into `next_kernel`, or find it packed.
+
+        Args:
+            further: an archive of the user's, see `build_guest_image`.
+        """
         return build_guest_image(
             next_kernel,
             arch=arch,
@@ -195,6 +201,7 @@ class Workshop:
             cache=self.cache,
             progress=self.progress,
             deadline=Deadline.after(_IMAGE_SECONDS),
+            further=further,
         )
 
     def accelerator(
@@ -220,7 +227,7 @@ class Workshop:
             kernel=kernel,
             next_image=next_image,
             next_banner="" if options.next_kernel else kernel.banner,
-            image=self.image(next_image, options.arch),
+            image=self.image(next_image, options.arch, options.initrd),
             accelerator=self.accelerator(options.arch, options.accelerator, kernel.image),
         )
 

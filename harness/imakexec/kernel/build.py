@@ -34,6 +34,7 @@ from imakexec.kernel.make import REPRODUCIBLE, KernelMake, build_folder, complai
 from imakexec.kernel.series import PatchSeries
 from imakexec.kernel.source import SourceTree, debian_source, user_tree
 from imakexec.kernel.texts import read_banner
+from imakexec.kernel.toolchain import Toolchain
 from imakexec.kernel.worktree import WorkTree
 from imakexec.progress import Progress, Step
 
@@ -320,14 +321,17 @@ def compiler_versions(arch: Arch, deadline: Deadline) -> str:
     Raises:
         InfraError: one is missing.
     """
-    tools = (arch.compiler, f"{arch.cross_compile}ld")
+    chain = Toolchain.of(arch.cross_compile)
+    tools = (chain.compiler, chain.linker)
     for tool in tools:
         if shutil.which(tool) is None:
-            raise InfraError(f"there is no {tool} on this host", where="PATH", remedy=arch.set_up)
-    return "\n".join(
+            remedy = chain.set_up(arch.set_up)
+            raise InfraError(f"there is no {tool} on this host", where="PATH", remedy=remedy)
+    versions = [
         process.run([tool, "--version"], deadline=deadline).output.partition("\n")[0]
         for tool in tools
-    )
+    ]
+    return "\n".join([*versions, *([f"KCFLAGS {chain.flags}"] if chain.flags else [])])
 
 
 def _load(plan: _Plan, cache: Cache) -> KernelImage | None:
@@ -375,7 +379,8 @@ class _Build:
         # a folder of its own each would begin with everything.
         request = self.plan.request
         apart = [name for name in _REACHES_ALL_FILES if f"CONFIG_{name}=y" in request.symbols]
-        return self.work.folder / "-".join([f"build-{request.arch.name}", *apart])
+        chain = Toolchain.of(request.arch.cross_compile)
+        return self.work.folder / "-".join([f"build-{request.arch.name}{chain.folder}", *apart])
 
     @property
     def _log(self) -> Path:
@@ -447,7 +452,7 @@ class _Build:
             tree=self.work.tree,
             objects=self._objects,
             kernel_arch=self.plan.request.arch.kernel_arch,
-            cross_compile=self.plan.request.arch.cross_compile,
+            toolchain=Toolchain.of(self.plan.request.arch.cross_compile),
             cache=self.cache,
             log=self._log,
         )

@@ -87,6 +87,7 @@ def build_guest_image(
     cache: Cache,
     progress: Progress,
     deadline: Deadline,
+    further: Path | None = None,
 ) -> GuestImage:
     """Make the initramfs that carries `next_kernel`, or find it in the cache.
 
@@ -96,18 +97,20 @@ def build_guest_image(
     Args:
         next_kernel: the kernel image that the guest will kexec into.
         project: the top folder of the tree, which holds `images/`.
+        further: a cpio archive of the user's, whose files every kernel finds beside the others.
 
     Raises:
-        UserError: `next_kernel` cannot be read.
+        UserError: `next_kernel` or `further` cannot be read, or is none.
         InfraError: a package cannot be fetched, the agent does not compile, or a library that
             an executable needs is in none of the packages.
     """
     images = project / "images"
     kernel = _read_kernel(next_kernel)
+    archive = b"" if further is None else _read_archive(further)
     with progress.step("guest image") as step, cache.lock("guest-image", deadline, progress):
         tree = _packages_tree(images / "packages.txt", arch, cache, step, deadline)
         packages = tuple((tree / "versions").read_text().split())
-        key = _image_key(images, kernel, packages, arch, deadline)
+        key = _image_key(images, (kernel, archive), packages, arch, deadline)
         entry = cache.lookup("guest-image", key)
         if entry is not None:
             step.done("cached")
@@ -121,7 +124,7 @@ def build_guest_image(
                 "packages": str(tree / "root"),
                 "build": str(scratch),
             }
-            base = pack_base(images / "initramfs.list", locations, deadline)
+            base = pack_base(images / "initramfs.list", locations, deadline) + archive
             (scratch / "initrd").write_bytes(base + pack_next(kernel, base))
         entry = cache.lookup("guest-image", key)
         assert entry is not None, "published above, under the lock"
@@ -140,12 +143,41 @@ def _read_kernel(path: Path) -> bytes:
         ) from error
 
 
+def _read_archive(path: Path) -> bytes:
+    """A user's archive, padded so that another one may follow.
+
+    Linux unpacks archives that stand behind one another, each compressed or not
+    (Documentation/driver-api/early-userspace/buffer-format.rst).
+    """
+    remedy = "make one by `find . | cpio -o -H newc >FILE`, which may be gzip'ed"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        message = f"the initramfs cannot be read: {error.strerror}"
+        raise UserError(message, where=f"--initrd {path}", remedy=remedy) from error
+    if not content.startswith((b"070701", b"070702", b"\x1f\x8b")):
+        raise UserError(
+            "this is no initramfs that a guest's kernel can unpack: no newc archive, nor gzip",
+            where=f"--initrd {path}",
+            remedy=remedy,
+        )
+    return _padded(content)
+
+
 def _image_key(
-    images: Path, kernel: bytes, packages: tuple[str, ...], arch: _GuestArch, deadline: Deadline
+    images: Path,
+    contents: tuple[bytes, ...],
+    packages: tuple[str, ...],
+    arch: _GuestArch,
+    deadline: Deadline,
 ) -> str:
-    """Identity of what goes in: the recipe, its reader (this file), packages, compiler, kernel."""
+    """Identity of what goes in: the recipe, its reader (this file), packages, compiler, contents.
+
+    Args:
+        contents: the kernel, and the user's archive.
+    """
     compiler = process.run([arch.compiler, "--version"], deadline=deadline, env=_C_LOCALE)
-    parts = [" ".join((arch.debian_arch, *packages)).encode(), compiler.output.encode(), kernel]
+    parts = [" ".join((arch.debian_arch, *packages)).encode(), compiler.output.encode(), *contents]
     for path in (*sorted(images.iterdir()), Path(__file__)):
         parts += [path.name.encode(), path.read_bytes()]
     digest = hashlib.sha256()

@@ -15,6 +15,7 @@ from imakexec import process
 from imakexec.deadline import Deadline
 from imakexec.errors import UserError
 from imakexec.kernel.cache import DISK_FULL_TEXT, Cache, disk_full, explained
+from imakexec.kernel.toolchain import Toolchain
 from imakexec.progress import Step
 
 _COMPLAINT = re.compile(r"error|undefined reference|\*\*\*", re.IGNORECASE)
@@ -37,7 +38,7 @@ class KernelMake:
         tree: the kernel source; nothing is written to it.
         objects: the build folder (`O=`), which exists.
         kernel_arch: the kernel's name of the architecture (`ARCH=`).
-        cross_compile: what the names of its tools begin with (`CROSS_COMPILE=`).
+        toolchain: compiles and links.
         cache: where ccache keeps its objects.
         log: receives all output.
     """
@@ -45,7 +46,7 @@ class KernelMake:
     tree: Path
     objects: Path
     kernel_arch: str
-    cross_compile: str
+    toolchain: Toolchain
     cache: Cache
     log: Path
 
@@ -73,9 +74,7 @@ class KernelMake:
                 f"--directory={self.tree}",
                 f"O={self.objects}",
                 f"ARCH={self.kernel_arch}",
-                f"CROSS_COMPILE={self.cross_compile}",
-                f"CC=ccache {self.cross_compile}gcc",
-                "HOSTCC=ccache gcc",
+                *self.toolchain.make_variables,
                 "LOCALVERSION=",  # else a tree that is a git work tree gets a "+"
                 *arguments,
             ],

@@ -30,6 +30,7 @@ from imakexec.kernel.build import BuildFailure, compiler_versions
 from imakexec.kernel.cache import Cache, write_atomically
 from imakexec.kernel.make import KernelMake, build_folder, complaints, jobs
 from imakexec.kernel.series import PatchSeries
+from imakexec.kernel.toolchain import Toolchain
 from imakexec.kernel.worktree import WorkTree
 from imakexec.progress import Progress, Step
 from imakexec.series.cells import Cell, Status, row_title
@@ -225,7 +226,12 @@ class _ObjectMake:
     @property
     def _folder(self) -> Path:
         name = re.sub(r"\W+", "-", self.permutation.name)
-        return self.checks.work.folder / f"objects-{self.kexec.kernel_arch}-{name}"
+        kind = f"{self.kexec.kernel_arch}{self._toolchain.folder}"
+        return self.checks.work.folder / f"objects-{kind}-{name}"
+
+    @property
+    def _toolchain(self) -> Toolchain:
+        return Toolchain.of(self.checks.arch.cross_compile)
 
     @property
     def _log(self) -> Path:
@@ -328,7 +334,7 @@ class _ObjectMake:
             tree=self.checks.work.tree,
             objects=self._folder,
             kernel_arch=self.kexec.kernel_arch,
-            cross_compile=self.checks.arch.cross_compile,
+            toolchain=self._toolchain,
             cache=self.checks.cache,
             log=self._log,
         )
