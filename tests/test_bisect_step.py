@@ -42,9 +42,9 @@ __main__.main()
 
 def exit_code(how: str, command: str = "bisect-step") -> int:
     script = ENDS.format(how=how, command=command)
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=False
-    ).returncode
+    # What was started in the background ignores SIGINT, and so would its children.
+    argv = ["env", "--default-signal=INT", sys.executable, "-c", script]
+    return subprocess.run(argv, capture_output=True, check=False).returncode
 
 
 @pytest.mark.parametrize("code", [0, 1, 125, 128, 130, 143])

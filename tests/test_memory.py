@@ -19,8 +19,8 @@ from imakexec.attest.core import MalformedDump, open_core
 from imakexec.attest.handover import HEADER_SIZE
 from imakexec.attest.kimage import PAGE
 from imakexec.attest.memory import Answer, Fit, MemoryVerdict, Place, judge_memory
-from imakexec.memory import read_symbols
-from imakexec.report.memory import memory_document, memory_lines
+from imakexec.memory import memory_document, read_symbols
+from imakexec.report.memory import memory_lines
 
 LIST = [entry("boot_aggregate"), *(entry(f"/etc/{number}") for number in range(100))]
 LOG = pack(LIST)

@@ -67,10 +67,10 @@ from imakexec.evidence import (
 )
 from imakexec.machine.accelerator import Accelerator
 from imakexec.machine.watch import Cause
+from imakexec.memory import memory_document
 from imakexec.options import Policy
 from imakexec.report import mutations, series
 from imakexec.report.machine import error_document, judgement_document
-from imakexec.report.memory import memory_document
 from imakexec.series.cells import Status
 from imakexec.series.mutate import Fate
 from imakexec.sizing import Caveat, Question, size_growth

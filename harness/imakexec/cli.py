@@ -760,8 +760,8 @@ def memory(
     result_file = ResultFile(json_file)
 
     def work() -> int:
-        from imakexec.memory import look, newest_list
-        from imakexec.report.memory import memory_document, memory_lines
+        from imakexec.memory import look, memory_document, newest_list
+        from imakexec.report.memory import memory_lines
 
         log = None if evidence is None else newest_list(evidence)
         found = look(dump, log=log, system_map=system_map)

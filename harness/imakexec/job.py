@@ -443,8 +443,11 @@ def _read_memory(folder: Path, kernel: KernelImage | None) -> Iterator[str]:
         folder: of the diagnosis, below that of the evidence.
         kernel: that runs; None if nobody knows it.
     """
-    from imakexec.memory import look, newest_list  # noqa: PLC0415  # see _preload
-    from imakexec.report.memory import memory_document  # noqa: PLC0415
+    from imakexec.memory import (  # noqa: PLC0415  # see _preload
+        look,
+        memory_document,
+        newest_list,
+    )
 
     dump = folder / MEMORY
     if not dump.is_file():

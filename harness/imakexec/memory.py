@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from imakexec.attest.core import MalformedDump, open_core
 from imakexec.attest.memory import MemoryVerdict, judge_memory
 from imakexec.errors import UserError
 from imakexec.evidence import Evidence, EvidenceFault
+
+SCHEMA = "imakexec-memory/1"
 
 _SYMBOL = re.compile(r"^([0-9a-f]+) [A-Za-z] (\S+)$", re.MULTILINE)
 
@@ -76,3 +79,8 @@ def newest_list(folder: Path) -> bytes | None:
             remedy="name the evidence folder of the run that the dump is of",
         ) from fault
     return lists[-1] if lists else None
+
+
+def memory_document(found: MemoryVerdict) -> dict[str, object]:
+    """A document of the form "imakexec-memory/1"."""
+    return {"schema": SCHEMA, "is_good": found.is_good, **asdict(found)}

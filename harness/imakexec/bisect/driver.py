@@ -34,7 +34,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 _LOCK_SECONDS = 60.0
 """How long to wait for another bisection of the same user to end."""
 
-_TITLE = 40
+_TITLE = 24
 """Characters of a subject line that are shown in a step."""
 
 REPORT = "report.txt"

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a memory dump tells of the hand-over buffer, for people and for machines."""
+"""What a memory dump tells of the hand-over buffer, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from textwrap import wrap
 
 from imakexec.attest.memory import FoundBuffer, MemoryVerdict
-
-SCHEMA = "imakexec-memory/1"
 
 _WIDTH = 79
 
@@ -37,8 +34,3 @@ def _buffer(buffer: FoundBuffer) -> Iterator[str]:
         yield from wrap(buffer.fault, _WIDTH, initial_indent=indent, subsequent_indent=indent)
     if buffer.different_at is not None:
         yield f"          the first record that differs is {buffer.different_at}"
-
-
-def memory_document(found: MemoryVerdict) -> dict[str, object]:
-    """A document of the form "imakexec-memory/1"."""
-    return {"schema": SCHEMA, "is_good": found.is_good, **asdict(found)}
