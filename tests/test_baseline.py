@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from suite_maker import PASSED
-from test_review import FAIL, INFRA, LOST, PASS
+from test_review_report import FAIL, INFRA, LOST, PASS
 
 from imakexec.errors import UserError
 from imakexec.report.baseline import baseline_lines, comparison_lines

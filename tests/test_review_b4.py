@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_bisect_driver import git
-from test_review import OK, row
+from test_review_report import OK, row
 
 from imakexec.arch import X86_64
 from imakexec.errors import UserError

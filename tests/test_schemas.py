@@ -28,7 +28,7 @@ import test_detached
 import test_handover_bench
 import test_memory
 import test_mutations_report
-import test_review
+import test_review_report
 import test_series_report
 import test_timeline
 import test_verdict
@@ -412,7 +412,7 @@ def suites(_: Path) -> Iterator[Document]:
 
 def baselines(_: Path) -> Iterator[Document]:
     yield test_baseline.KEPT.to_json()
-    failed = replace(test_review.FAIL, defects=("A1",))
+    failed = replace(test_review_report.FAIL, defects=("A1",))
     yield replace(test_baseline.KEPT, endings={"a[*]": failed}, counted=False).to_json()
 
 

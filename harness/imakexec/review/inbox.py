@@ -125,9 +125,9 @@ def read_series(source: str, folder: Path, *, tree: Path | None) -> MailedSeries
     """
     path = Path(source)
     if path.is_dir():
-        mails = list(_of_folder(path))
+        mails = _of_folder(path)
     elif path.exists():
-        mails = list(_of_file(path))
+        mails = _newest(_of_file(path), source)
     elif ".." in source:
         mails = list(_of_range(source, tree or Path()))
     else:
@@ -136,19 +136,22 @@ def read_series(source: str, folder: Path, *, tree: Path | None) -> MailedSeries
             where=source,
             remedy="name an mbox, a folder of patches, or a git range such as v6.1..HEAD",
         )
-    return _write(source, _newest(mails, source), folder)
+    if not any(mail.is_patch for mail in mails):
+        raise _no_patch(source)
+    return _write(source, mails, folder)
 
 
-def _of_folder(path: Path) -> Iterator[MailedPatch]:
-    listing = path / "series"
-    if listing.is_file():
+def _of_folder(path: Path) -> list[MailedPatch]:
+    """In the order of its `series` file, or of the numbers that all have, or else of the names."""
+    if (path / "series").is_file():
         files = [patch.path for patch in PatchSeries.read(path).patches]
-        files = [*sorted(path.glob("0000-*.patch")), *files]
-    else:
-        suffixes = (".patch", ".eml", ".mbox", ".mbx", ".txt")
-        files = sorted(item for item in path.iterdir() if item.suffix in suffixes)
-    for file in files:
-        yield from _of_file(file)
+        covers = sorted(path.glob("0000-*.patch"))
+        return [mail for file in [*covers, *files] for mail in _of_file(file)]
+    suffixes = (".patch", ".eml", ".mbox", ".mbx", ".txt")
+    files = sorted(item for item in path.iterdir() if item.suffix in suffixes)
+    mails = [mail for file in files for mail in _of_file(file)]
+    are_numbered = all(mail.place for mail in mails if mail.is_patch)
+    return _newest(mails, str(path)) if are_numbered else mails
 
 
 def _of_file(path: Path) -> Iterator[MailedPatch]:
@@ -224,11 +227,7 @@ def _newest(mails: Iterable[MailedPatch], source: str) -> list[MailedPatch]:
     found = [mail for mail in mails if not mail.is_answer]
     patches = [mail for mail in found if mail.is_patch]
     if not patches:
-        raise UserError(
-            "there is no patch in it",
-            where=source,
-            remedy="give it mails with diffs, as `git format-patch` or `b4 am` writes them",
-        )
+        raise _no_patch(source)
     version = max(mail.version for mail in patches)
     patches = [mail for mail in patches if mail.version == version]
     places = {mail.place: mail for mail in patches if mail.place}
@@ -249,6 +248,14 @@ def _newest(mails: Iterable[MailedPatch], source: str) -> list[MailedPatch]:
             remedy="add the mails (`b4 am` fetches a whole series)",
         )
     return [*covers[:1], *(by_number[number] for number in range(1, total + 1))]
+
+
+def _no_patch(source: str) -> UserError:
+    return UserError(
+        "there is no patch in it",
+        where=source,
+        remedy="give it mails with diffs, as `git format-patch` or `b4 am` writes them",
+    )
 
 
 def _write(source: str, mails: list[MailedPatch], folder: Path) -> MailedSeries:
