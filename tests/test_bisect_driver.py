@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from imakexec.arch import X86_64
+from imakexec.bisect import driver
 from imakexec.bisect.driver import Found, Request, bisect
 from imakexec.bisect.fate import Fate, Quality
 from imakexec.bisect.judge import Answer, Judge, Memory, Question
@@ -18,6 +19,7 @@ from imakexec.errors import UserError
 from imakexec.job import Workshop
 from imakexec.kernel.build import KernelRequest
 from imakexec.kernel.cache import Cache
+from imakexec.kernel.repository import user_of
 from imakexec.kernel.source import SourceTree
 from imakexec.options import Aim
 from imakexec.progress import SilentProgress, Step
@@ -237,6 +239,20 @@ def test_another_request_remembers_nothing(world: World, tree: Path) -> None:
     assert len(world.judged) == 3 * count
 
 
+def test_only_the_last_bisections_are_kept(
+    world: World, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_KEPT", 2)
+    world.fates = fails_from(5)
+    folders = [
+        bisect(
+            world.workshop, of_tree(tree, question=replace(QUESTION, runs=runs, known=None))
+        ).folder
+        for runs in range(1, 6)
+    ]
+    assert [folder.exists() for folder in folders] == [False, False, True, True, True]
+
+
 @pytest.mark.parametrize("revision", ["nowhere", "--all", "HEAD~100", ""])
 def test_a_commit_that_does_not_exist(world: World, tree: Path, revision: str) -> None:
     with pytest.raises(UserError, match="there is no commit"):
@@ -427,3 +443,15 @@ def test_a_kernel_is_not_run_again_that_was_run_as_another_commit(
     expected = ("patch 3", answer) if same else None
     assert memory.same_kernels("key", ("aa",)) == expected
     assert memory.same_kernels("other key", ("aa",)) is None
+
+
+def test_who_has_tested_is_told_by_the_users_settings(tree: Path) -> None:
+    git(tree, "config", "user.name", "A Tester")
+    git(tree, "config", "user.email", "a@example.org")
+    assert user_of(tree) == "A Tester <a@example.org>"
+
+
+def test_nobody_is_made_up(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    assert user_of(tree) == ""

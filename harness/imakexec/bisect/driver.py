@@ -34,6 +34,10 @@ _COMMIT = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 _LOCK_SECONDS = 60.0
 """How long to wait for another bisection of the same user to end."""
 
+_KNOWN = "known.json"
+_KEPT = 10
+"""Bisections of which is kept what is known."""
+
 _TITLE = 24
 """Characters of a subject line that are shown in a step."""
 
@@ -265,7 +269,7 @@ class Bisection:
         return judge.judge(self.history.name(commit), request, step)
 
     def _memory(self) -> Memory:
-        return Memory(self.folder / "known.json", self.history.what)
+        return Memory(self.folder / _KNOWN, self.history.what)
 
     # What came out.
 
@@ -389,8 +393,17 @@ def bisect(workshop: Workshop, request: Request) -> Found:
         if request.fresh:
             shutil.rmtree(folder, ignore_errors=True)
         with explained(cache.root):
+            _forget_old(folder.parent, folder)
             folder.mkdir(parents=True, exist_ok=True)
         return Bisection(workshop, history, request.question, request.aim, folder).run(good, bad)
+
+
+def _forget_old(states: Path, current: Path) -> None:
+    """Remove what is known of bisections before the last few."""
+    known = [path.parent for path in states.glob(f"*/{_KNOWN}") if path.parent != current]
+    known.sort(key=lambda folder: (folder / _KNOWN).stat().st_mtime)
+    for folder in known[:-_KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open(workshop: Workshop, request: Request) -> History:

@@ -101,17 +101,20 @@ class Repository:
 
 
 def user_of(folder: Path) -> str:
-    """Whom git would name as the author of a commit made there: "Name <address>"; empty for nobody.
+    """Whom the user's settings name as the author of commits: "Name <address>"; empty for nobody.
 
-    It is the only question for which the user's own settings count.
+    It is the only question for which they count. What git would make up of account and host does
+    not.
     """
-    asked = process.run(
-        ["git", "-C", str(folder.absolute()), "var", "GIT_AUTHOR_IDENT"],
-        deadline=Deadline.after(_SECONDS),
-        check=False,
-    )
-    who, found, _ = asked.output.partition("> ")
-    return f"{who}>" if asked.returncode == 0 and found else ""
+    told = []
+    for name in ("user.name", "user.email"):
+        asked = process.run(
+            ["git", "-C", str(folder.absolute()), "config", name],
+            deadline=Deadline.after(_SECONDS),
+            check=False,
+        )
+        told.append(asked.output.strip() if asked.returncode == 0 else "")
+    return f"{told[0]} <{told[1]}>" if all(told) else ""
 
 
 def short(commit: str) -> str:
