@@ -336,6 +336,13 @@ def test_the_command_tells_it_to_people_and_machines(tmp_path: Path) -> None:
     assert read_symbols(symbols) == SYMBOLS
 
 
+def test_nothing_found_is_no_verdict(tmp_path: Path) -> None:
+    memory = Memory()
+    memory.no_image()
+    dump = memory.dump(tmp_path / "memory.elf")
+    assert CliRunner().invoke(cli.app, ["memory", str(dump)]).exit_code == 3
+
+
 @pytest.mark.parametrize(
     "arguments", [["/nonexistent"], ["{dump}", "--system-map={dump}"], ["{dump}", "--evidence=/"]]
 )

@@ -768,6 +768,8 @@ def memory(
         for line in memory_lines(found):
             _out.print(line, markup=False, highlight=False)
         result_file.write(memory_document(found))
+        if not found.buffers and not found.is_good:
+            return InfraError.exit_code  # there is nothing to judge
         return 0 if found.is_good else 1
 
     _finish(work, result_file)
