@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
+from textwrap import shorten
 
 from imakexec.bisect.fate import Fate, Quality, Tally, aim_of, quality_of
 from imakexec.bisect.history import History, SeriesHistory, TreeHistory
@@ -37,6 +39,9 @@ _LOCK_SECONDS = 60.0
 _KNOWN = "known.json"
 _KEPT = 10
 """Bisections of which is kept what is known."""
+
+_WHY = 60
+"""Characters of a reason that are shown in a step; the report has all of it."""
 
 _TITLE = 24
 """Characters of a subject line that are shown in a step."""
@@ -196,7 +201,7 @@ class Bisection:
         more = int(found[1]) if found else 0
         number = len(steps) + 1
         times = [it.answer.seconds for it in self._tried.values() if not it.answer.like]
-        minutes = (more + 1) * sum(times) / len(times) / 60
+        minutes = (more + 1) * median(times) / 60
         return f"step {number} of about {number + more}, {minutes:.0f} min left"
 
     # git.
@@ -254,7 +259,8 @@ class Bisection:
             known = memory.answers.get(f"{name} {question.key}")
             answer = known or self._judge(commit, question, memory, step)
             quality = quality_of(answer.fate, question.aim)
-            step.done(f"{quality}{_aside(answer, known is not None)}: {answer.why}")
+            why = shorten(answer.why, _WHY, placeholder=" ...")
+            step.done(f"{quality}{_aside(answer, known is not None)}: {why}")
         tried = Tried(commit, name, title, quality, answer, known is not None)
         self._tried[commit] = tried
         return tried

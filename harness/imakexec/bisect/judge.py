@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,9 @@ from imakexec.suite.runner import (
 
 _TESTS_SECONDS = 3600.0
 """For one run of the tests, the kernels that they configure for themselves included."""
+
+_COPY = re.compile(r"/\S*/tree/")
+"""Where the working copy of a tree is, in what a compiler says."""
 
 _GIVEN_UP = 3
 """Runs of the tests in which the host failed, after which a kernel cannot be judged."""
@@ -418,9 +422,9 @@ def _show(step: Step, title: str, line: str) -> None:
 
 
 def _first_complaint(error: UserError) -> str:
-    """What a tree lacks, in a line."""
+    """What a tree lacks, in a line, without the place of the copy that was built."""
     first = error.tail.partition("\n")[0].strip()
-    return f"{error.what}: {first}" if first else error.what
+    return _COPY.sub("", first) or error.what
 
 
 def with_room(workshop: Workshop, request: KernelRequest) -> KernelRequest:
