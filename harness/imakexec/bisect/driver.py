@@ -25,6 +25,7 @@ from imakexec.errors import UserError, counted
 from imakexec.job import Workshop
 from imakexec.kernel.build import KernelRequest
 from imakexec.kernel.cache import Cache, explained
+from imakexec.kernel.repository import own_place
 from imakexec.options import Aim
 from imakexec.progress import Step, within
 
@@ -391,8 +392,11 @@ def bisect(workshop: Workshop, request: Request) -> Found:
     """
     cache = workshop.cache
     deadline = Deadline.after(_LOCK_SECONDS)
-    with cache.lock("bisect", deadline, workshop.progress):
-        history = _open(workshop, request)
+    of = request.tree or request.patches
+    assert of is not None
+    place = own_place(cache, of)
+    with cache.lock(place.name, deadline, workshop.progress):
+        history = _open(workshop, request, of, place)
         good = history.commit(request.good)
         bad = history.commit(request.bad or history.last)
         folder = state_folder(cache, history, request.question, (good, bad))
@@ -412,17 +416,13 @@ def _forget_old(states: Path, current: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _open(workshop: Workshop, request: Request) -> History:
-    """The history, in a repository of our own below the cache."""
-    of = request.tree or request.patches
-    assert of is not None
-    digest = hashlib.sha256(str(of.resolve()).encode()).hexdigest()
-    folder = workshop.cache.root / "bisect" / "repositories" / digest[:16]
+def _open(workshop: Workshop, request: Request, of: Path, place: Path) -> History:
+    """The history of a tree or a series, in a repository of our own at that place."""
     kernel = KernelRequest(
         request.question.arch, base=request.base, kernel_tree=request.kernel_tree
     )
     if request.tree is not None:
-        with workshop.progress.step(f"history of {request.tree}"):
-            return TreeHistory.open(request.tree, folder, kernel)
+        with workshop.progress.step(f"history of {of}"):
+            return TreeHistory.open(of, place, kernel)
     source = workshop.source(kernel)
-    return SeriesHistory.open(of, folder, kernel, source.identity)
+    return SeriesHistory.open(of, place, kernel, source.identity)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from imakexec import process
 from imakexec.deadline import Deadline
 from imakexec.errors import UserError
 from imakexec.kernel import git
+from imakexec.kernel.cache import Cache
 
 _SECONDS = 600.0
 """For one command; the longest checks out a whole kernel tree."""
 
 _SHORT = 12
+_DIGEST = 16
 
 # Nothing of the user's settings counts, and nothing of a repository's own is run.
 _SETTINGS = (
@@ -120,6 +123,16 @@ def user_of(folder: Path) -> str:
 def short(commit: str) -> str:
     """The name of a commit, for people."""
     return commit[:_SHORT]
+
+
+def own_place(cache: Cache, of: Path) -> Path:
+    """Where the repository of our own is that stands for a tree or a series of the user's.
+
+    There is one for all uses, so that its work tree and what is built of it can be shared: whoever
+    has it checked out holds the lock of its name.
+    """
+    digest = hashlib.sha256(str(of.resolve()).encode()).hexdigest()
+    return cache.root / "repositories" / digest[:_DIGEST]
 
 
 def share_objects(source: Repository, folder: Path) -> Repository:

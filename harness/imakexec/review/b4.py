@@ -10,7 +10,6 @@ host could not find out is a warning.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from imakexec.deadline import Deadline
 from imakexec.errors import ImaKexecError, UserError, counted
 from imakexec.job import Workshop
 from imakexec.kernel.build import KernelRequest
-from imakexec.kernel.repository import Repository, share_objects
+from imakexec.kernel.repository import Repository, own_place, share_objects
 from imakexec.machine.accelerator import Accelerator
 from imakexec.review.checks import PatchChecks
 from imakexec.review.inbox import MailedPatch, MailedSeries, read_mail, read_series
@@ -102,9 +101,9 @@ class Hook:
         mailed = read_series(commits, self.folder / "series", tree=self.tree)
         patch = _number_of(mail, mailed)
         cache, progress = self.workshop.cache, self.workshop.progress
-        with cache.lock("review", Deadline.after(_LOCK_SECONDS), progress):
-            digest = hashlib.sha256(str(self.tree.resolve()).encode()).hexdigest()
-            own = share_objects(user, cache.root / "review" / digest[:16])
+        place = own_place(cache, self.tree)
+        with cache.lock(place.name, Deadline.after(_LOCK_SECONDS), progress):
+            own = share_objects(user, place)
             own.git("checkout", "--quiet", "--force", "--detach", base)
             checks = self._checks(own, mailed)
             # A patch is held against the kernel before it.
