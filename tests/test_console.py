@@ -107,10 +107,10 @@ def test_a_megabyte_takes_no_quadratic_time(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
 
 
+# VmHWM, because the ru_maxrss of a process begins with that of the one that it was forked from.
 _FLOOD = """
-import resource, sys, time
+import re, sys
 from pathlib import Path
-from imakexec.machine import console as console_module
 from imakexec.machine.console import Console, console_pipe
 
 ours, guest = console_pipe()
@@ -120,54 +120,100 @@ def count(_line):
     global seen
     seen += 1
 
+def peak_kib():
+    [kib] = re.findall(r"^VmHWM:\\s+(\\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    return int(kib)
+
 watched = Console(ours, Path(sys.argv[1]))
 watched.start(count, lambda _error: None)
-block = (b"x" * 999 + b"\\n") * 1000
+block = eval(sys.argv[2])
 guest.write(block)
 watched.drain(5)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for _ in range(99):
+before = peak_kib()
+for _ in range(int(sys.argv[3]) * 1000_000 // len(block) - 1):
     guest.write(block)
-guest.write(b"[    1.000000] BUG: unable to handle page fault\\n")
+guest.write(b"[    1.000000] BUG: unable to handle page fault\\nlast words")
 guest.close()
 watched.close()
-print(seen, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(seen, peak_kib() - before)
 """
 
 
-def test_a_flood_of_100_megabytes_takes_neither_memory_nor_disk(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _FLOOD, str(tmp_path / "console.log")]
+@pytest.mark.parametrize(
+    ("block", "megabytes", "lines"),
+    [
+        ("(b'x' * 999 + b'\\n') * 1000", 100, 100_000),
+        ("b'x' * 999_424", 20, 20 * 244),
+        ("bytes(range(128, 256)) * 8000", 20, 19 * 250),
+    ],
+    ids=["lines", "no newline", "garbage"],
+)
+def test_a_flood_takes_neither_memory_nor_disk(
+    tmp_path: Path, block: str, megabytes: int, lines: int
+) -> None:
+    command = [sys.executable, "-c", _FLOOD, str(tmp_path / "console.log"), block, str(megabytes)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    lines, grown_kib = map(int, told.split())
-    assert lines == 100_001
+    seen, grown_kib = map(int, told.split())
+    assert seen == lines + 2
     assert grown_kib < 32 << 10
     for name in ("console.log", "console-0.log"):
         path = tmp_path / name
         assert path.stat().st_size < 20 << 20
-        *_, complaint, left_out = logged(path)
-        assert complaint == "[    1.000000] BUG: unable to handle page fault", "it came last"
-        assert left_out == f"imakexec: {100_001 - 16_795 - 1} lines are left out here"
+        said = logged(path)
+        assert [*said[-2:]] == ["[    1.000000] BUG: unable to handle page fault", "last words"]
+        [left_out] = [line for line in said if "lines are left out here" in line]
+        assert left_out == f"imakexec: {lines + 3 - len(said)} lines are left out here"
+
+
+def test_lines_without_text_take_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_module, "_MOST_BYTES", 1300)
+    monkeypatch.setattr(console_module, "_LAST_LINES", 2)
+    with console(tmp_path) as (_, guest, _):
+        guest.write(b"\n" * 1000)
+    assert len(logged(tmp_path / "console.log")) == 100 + 1 + 2
 
 
 def test_each_boot_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console_module, "_MOST_CHARACTERS", 200)
+    monkeypatch.setattr(console_module, "_MOST_BYTES", 260)
+    monkeypatch.setattr(console_module, "_LAST_LINES", 2)
     with console(tmp_path) as (_, guest, _):
-        guest.write(f"{FIRST}\n".encode() + b"x" * 100 + b"\n" + b"y" * 100 + b"\nz\nz\n")
+        guest.write(f"{FIRST}\n".encode() + b"x" * 100 + b"\n" + b"y" * 100 + b"\n1\n2\n3\n4\n")
         guest.write(f"{SECOND}\nafter\n".encode())
     first = logged(tmp_path / "console-0.log")
-    assert [line[:1] for line in first] == ["[", "x", "y", "i"]
-    assert first[-1] == "imakexec: 2 lines are left out here"
+    assert [line[:1] for line in first[:3]] == ["[", "x", "y"]
+    assert first[3:] == ["imakexec: 2 lines are left out here", "3", "4"]
     assert logged(tmp_path / "console-1.log") == [SECOND, "after"]
+
+
+def test_a_diagnosis_has_room_and_cuts_nothing_unsaid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_module, "_MOST_BYTES", 20)
+    monkeypatch.setattr(console_module, "_LAST_LINES", 1)
+    with console(tmp_path) as (watched, guest, _):
+        guest.write(b"a flood\n" * 5)
+        watched.drain(5)
+        watched.divert(tmp_path / "other.log")
+        guest.write(b"after\n")
+    left_out = "imakexec: 3 lines are left out here"
+    assert logged(tmp_path / "console.log") == ["a flood", left_out, "a flood"]
+    assert logged(tmp_path / "other.log") == ["after"]
 
 
 def test_a_guest_that_complains_for_ever_is_cut_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console_module, "_MOST_CHARACTERS", 10)
+    monkeypatch.setattr(console_module, "_MOST_BYTES", 10)
     monkeypatch.setattr(console_module, "_MOST_COMPLAINTS", 3)
+    monkeypatch.setattr(console_module, "_LAST_LINES", 2)
     with console(tmp_path) as (_, guest, _):
-        guest.write(b"x" * 20 + b"\n" + b"[    1.000000] BUG: a\n" * 10)
-    assert len(logged(tmp_path / "console.log")) == 1 + 3 + 1
+        guest.write(b"x" * 20 + b"\nharmless\n" + b"[    1.000000] BUG: a\n" * 10)
+    left_out = "imakexec: {} lines are left out here".format
+    complaint = "[    1.000000] BUG: a"
+    assert logged(tmp_path / "console.log") == [
+        *("x" * 20, left_out(1), *[complaint] * 3),
+        *(left_out(5), *[complaint] * 2),
+    ]
 
 
 GARBAGE = bytes(range(256)) * 4 + b"\x1b[2J\x1b]0;title\x07" + "\u2028\u0085".encode() + b"\n"

@@ -26,12 +26,14 @@ from imakexec.machine.complaint import Pattern, classify, find_banner
 # A line longer than this is cut: a guest that writes no newline must not fill our memory.
 _LONGEST_LINE = 4096
 _KEPT_LINES = 4000
+_KEPT_CHARACTERS = 4 << 20  # of these lines: as escapes, each byte of one can be four
 _MOST_BOOTS = 100
 # A boot says some 30 KiB, a debug kernel with a thousand call traces some MiB. A guest that writes
 # for ever must not fill the disk; what is wrong with it is kept all the same, up to some lines.
-_MOST_CHARACTERS = 16 << 20
-_MOST_CHARACTERS_OF_ALL = 64 << 20
+_MOST_BYTES = 16 << 20
+_MOST_BYTES_OF_ALL = 64 << 20
 _MOST_COMPLAINTS = 1000
+_LAST_LINES = 200
 _READ_BYTES = 4096
 _PIPE_BYTES = 1 << 20  # what a user may have: /proc/sys/fs/pipe-max-size
 _STOP_SECONDS = 0.5
@@ -98,7 +100,7 @@ class _Logs:
 
     What comes before the first banner, a firmware's words, belongs to the first boot; what a kernel
     says until the next one's banner belongs to it. Of a boot that says too much only the complaints
-    are kept from then on, and a line tells how many others were left out.
+    are kept from then on, and what it said last; where others were left out, a line tells how many.
     """
 
     def __init__(self, path: Path) -> None:
@@ -107,38 +109,49 @@ class _Logs:
         self._whole = _create(path)
         self._boots = 0
         self._boot: TextIO | None = _create(boot_log(path, 0))
-        self._room = _MOST_CHARACTERS
-        self._room_of_all = _MOST_CHARACTERS_OF_ALL
+        self._room = _MOST_BYTES
+        self._room_of_all = _MOST_BYTES_OF_ALL
         self._complaints = _MOST_COMPLAINTS
         self._left_out = 0
-        self._seconds = 0.0
+        self._last: deque[ConsoleLine] = deque(maxlen=_LAST_LINES)
 
     def write(self, line: ConsoleLine) -> None:
         with self._lock:
-            self._seconds = line.seconds
             if line.banner is not None and self._boot is not None:
-                self._say_what_was_left_out()
+                self._put_last_words()
                 self._next_boot(self._boot)
-                self._room = _MOST_CHARACTERS
-            if self._has_room_for(line):
-                self._put(f"{line}\n")
+                self._room = _MOST_BYTES
+            text = f"{line}\n"
+            if self._has_room_for(len(text.encode()), line):
+                self._put_what_was_left_out(line.seconds)
+                self._put(text)
             else:
                 self._left_out += 1
+                self._last.append(line)
 
-    def _has_room_for(self, line: ConsoleLine) -> bool:
+    def _has_room_for(self, size: int, line: ConsoleLine) -> bool:
         if min(self._room, self._room_of_all) > 0:
-            self._room -= len(line.text)
-            self._room_of_all -= len(line.text)
+            self._room -= size
+            self._room_of_all -= size
             return True
         if line.pattern is None or self._complaints == 0:
             return False
         self._complaints -= 1
         return True
 
-    def _say_what_was_left_out(self) -> None:
+    def _put_last_words(self) -> None:
+        """Put the last lines of a boot that were left out, and how many were before them."""
+        last = [*self._last]
+        if last:
+            self._left_out -= len(last)
+            self._put_what_was_left_out(last[0].seconds)
+            self._put("".join(f"{line}\n" for line in last))
+
+    def _put_what_was_left_out(self, seconds: float) -> None:
         if self._left_out:
-            self._put(f"{self._seconds:11.6f} imakexec: {self._left_out} lines are left out here\n")
-            self._left_out = 0
+            self._put(f"{seconds:11.6f} imakexec: {self._left_out} lines are left out here\n")
+        self._left_out = 0
+        self._last.clear()
 
     def _put(self, text: str) -> None:
         self._whole.write(text)
@@ -158,22 +171,22 @@ class _Logs:
             if self._whole.closed:  # the console has ended: there will be nothing to write
                 other.close()
                 return
-            self._close()
-            self._whole, self._boot = other, None
-            self._room = self._room_of_all = _MOST_CHARACTERS  # this matters more than the rest
+            try:
+                self._end()
+            finally:  # a full disk takes no last words
+                self._whole, self._boot = other, None
+                self._room = self._room_of_all = _MOST_BYTES  # this matters more than the rest
 
     def close(self) -> None:
         with self._lock:
-            try:
-                self._say_what_was_left_out()
-            finally:
-                self._close()
+            self._end()
 
-    def _close(self) -> None:
+    def _end(self) -> None:
         with ExitStack() as stack:  # a full disk refuses each of them
             stack.callback(self._whole.close)
             if self._boot is not None:
                 stack.callback(self._boot.close)
+            self._put_last_words()
 
 
 def _create(path: Path) -> TextIO:
@@ -204,8 +217,9 @@ class Console:
         self._logs: _Logs | None = None
         self._began = time.monotonic() if began is None else began
         self._last = 0.0
-        self._tail: deque[ConsoleLine] = deque(maxlen=_KEPT_LINES)
+        self._tail: deque[ConsoleLine] = deque()
         self._changed = threading.Condition()
+        self._kept = 0
         self._count = 0
         self._ended = False
         self._stopping: Deadline | None = None
@@ -320,7 +334,13 @@ class Console:
         log.write(line)
         with self._changed:
             self._last = line.seconds
-            self._tail.append(line)
+            self._keep(line)
             self._count += 1
             self._changed.notify_all()
         on_line(line)
+
+    def _keep(self, line: ConsoleLine) -> None:
+        self._tail.append(line)
+        self._kept += len(line.text)
+        while self._kept > _KEPT_CHARACTERS or len(self._tail) > _KEPT_LINES:
+            self._kept -= len(self._tail.popleft().text)
