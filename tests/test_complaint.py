@@ -21,6 +21,7 @@ from imakexec.machine.complaint import (
     find_banner,
     find_complaints,
     find_stage,
+    frames,
 )
 
 LOGS = Path(__file__).parent / "console_logs"
@@ -298,3 +299,31 @@ def test_a_million_harmless_lines_take_seconds() -> None:
     line = "[    1.000000] audit: type=1800 audit(1.2:3): " + "x" * 80
     assert not any(classify(line) for _ in range(100_000))
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "[0.000000] rcu: INFO: detected ",
+        "[0.000000] tpm tpm0: : error -6",
+        "[0.000000] tpm tpm0: Timed ",
+        "[0.000000] watchdog: hard LOCK ",
+        "[0.000000] INFO: possible circular ",
+        "[0.000000] INFO: task x blocked for more than 1",
+        "[0.000000] general protection fault ",
+        "[0.000000] WARNING: x at a:1 a",
+        "[         ",
+        "a.a.",
+    ],
+)
+def test_no_line_that_a_guest_makes_up_takes_long(unit: str) -> None:
+    # The longest there is: of 4096 bytes, each shown as an escape.
+    text = (unit * 16384)[:16384]
+    seconds = []
+    for _ in range(3):
+        began = time.thread_time()
+        classify(text)
+        find_banner(text)
+        frames([text, text])
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.2

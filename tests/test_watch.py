@@ -121,6 +121,20 @@ def test_a_tpm_that_ends_because_its_qemu_dies_is_not_the_cause(watch: Watch) ->
         watch.check()
 
 
+def test_a_guest_that_dies_for_ever_is_noted_once(console: FakeConsole) -> None:
+    noted: list[Sighting] = []
+    with Watch(console, lambda: "boot 0, running", on_report=noted.append) as watch:
+        with watch.expect(Expected.PANIC) as panic:
+            for number in range(1000):
+                watch.report(Sighting(Cause.PANIC, f"panic {number}"))
+        for number in range(1000):
+            watch.report(Sighting(Cause.OOPS, f"oops {number}"))
+        with pytest.raises(GuestFailure, match="oops 0"):
+            watch.check()
+    assert [each.detail for each in panic.seen] == ["panic 0"]
+    assert [each.detail for each in noted] == ["panic 0", "oops 0"]
+
+
 def test_an_expected_power_off_and_its_late_exits_are_no_failure(watch: Watch) -> None:
     with watch.expect(Expected.POWER_OFF) as off:
         watch.report(Sighting(Cause.POWER_OFF, "off"))

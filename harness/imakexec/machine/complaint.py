@@ -53,6 +53,9 @@ class Pattern:
     host_seconds: float = 0.0
 
 
+# What stands within a message, which is of 1024 characters at most (kernel/printk). Not all of a
+# line: one that a guest makes up can begin a message hundreds of times, and each would be searched.
+_SOME = r".{0,160}"
 _TRACE = r"---\[ end trace "  # kernel/panic.c
 _TASK = r" *</TASK>"  # arch/x86/kernel/dumpstack.c
 # With panic=-1 the kernel restarts before it would say the first of these.
@@ -82,10 +85,11 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         "bad trap",
         _FATAL,
-        r"(general protection fault|invalid opcode|double fault|stack segment)\b[^\[]*(:|\[#)",
+        r"(general protection fault|invalid opcode|double fault|stack segment)\b"
+        r"[^\[]{0,160}(:|\[#)",
         end=_TRACE,
     ),
-    Pattern("hard lockup", _FATAL, r"(NMI )?[Ww]atchdog:? .*hard LOCKUP", end=_TASK),
+    Pattern("hard lockup", _FATAL, rf"(NMI )?[Ww]atchdog:? {_SOME}hard LOCKUP", end=_TASK),
     Pattern(
         "stack overflow",
         _FATAL,
@@ -95,19 +99,19 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern(
         "RCU stall",
         _SUSPICIOUS,
-        r"rcu: INFO: .*(self-)?detected.* stall",
+        rf"rcu: INFO: {_SOME}detected{_SOME} stall",
         end=_TASK,
     ),
     Pattern(
         "hung task",
         _SUSPICIOUS,
-        r"INFO: task .* blocked for more than \d+ seconds",
+        rf"INFO: task {_SOME} blocked for more than \d+ seconds",
         end=_TASK,
     ),
     Pattern(
         "lockdep report",
         _SUSPICIOUS,
-        r"INFO: (possible|inconsistent) .*lock|WARNING: (possible|inconsistent) .*lock|"
+        rf"(INFO|WARNING): (possible|inconsistent) {_SOME}lock|"
         r"WARNING: bad unlock balance|WARNING: Nested lock was not taken",
         end=_TASK,
     ),
@@ -126,10 +130,10 @@ PATTERNS: tuple[Pattern, ...] = (
         "TPM timeout",
         _SUSPICIOUS,
         # -62 is -ETIME.
-        r"tpm tpm\d+: (.*[Tt]imed [Oo]ut|.*: error -62$)",
+        rf"tpm tpm\d+: {_SOME}([Tt]imed [Oo]ut|: error -62$)",
         host_seconds=0.2,  # TPM2_TIMEOUT_C, include/linux/tpm.h
     ),
-    Pattern("TPM error", _SUSPICIOUS, r"tpm tpm\d+: .*(A TPM error|: error -\d+$)"),
+    Pattern("TPM error", _SUSPICIOUS, rf"tpm tpm\d+: {_SOME}(A TPM error|: error -\d+$)"),
     Pattern(
         "hand-over not prepared",
         _SUSPICIOUS,
@@ -232,7 +236,7 @@ _SYMBOL = r"(?P<name>[A-Za-z_]\w*)(?:\.\w+)*\+0x[0-9a-f]+/0x[0-9a-f]+"
 _FRAME = re.compile(rf"{_MESSAGE_START}(?:\s+|\[[0-9a-f]+\] \[[0-9a-f]+\] ){_SYMBOL}")
 _WITHIN_TRACE = re.compile(rf"{_MESSAGE_START}\s+(?:\[|\?|<|{_SYMBOL})")
 _PROGRAM_COUNTER = re.compile(rf"{_MESSAGE_START}(?:RIP: 0010:|pc : |NIP \[[0-9a-f]+\] ){_SYMBOL}")
-_WARNED_AT = re.compile(rf"{_MESSAGE_START}WARNING: .* at \S+:\d+ {_SYMBOL}")
+_WARNED_AT = re.compile(rf"{_MESSAGE_START}WARNING: {_SOME} at \S+:\d+ {_SYMBOL}")
 
 
 def classify(text: str) -> Pattern | None:

@@ -483,10 +483,11 @@ class Machine:
         self.watch.notice()
 
     def _note_complaint(self, pattern: Pattern, text: str) -> None:
-        waited = self.load.longest_before(time.monotonic())
         self._complaints += 1
-        if self._complaints <= _MOST_COMPLAINTS:  # a guest may complain for ever
-            self.events.add("complaint", name=pattern.name, line=text, waited=round(waited, 3))
+        if self._complaints > _MOST_COMPLAINTS:  # a guest may complain for ever
+            return
+        waited = self.load.longest_before(time.monotonic())
+        self.events.add("complaint", name=pattern.name, line=text, waited=round(waited, 3))
         if pattern.host_seconds and waited >= pattern.host_seconds:
             self.excuse = (
                 f"this host has kept QEMU or swtpm waiting for a CPU, for {waited:.2f} s within "

@@ -163,7 +163,7 @@ class Watch:
         phase: says in a few words what the guest is doing ("boot 0, running"), for messages.
         is_executing: says whether a kexec was executed and the next kernel has not come up yet.
         excuse: says how the host has kept the guest from working; empty if it has not.
-        on_report: called with each observation, in the thread that has made it.
+        on_report: called with the first observation of each cause, in the thread that made it.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Watch:
     def report(self, sighting: Sighting) -> None:
         """Take an observation, from any thread."""
         with self._changed:
-            if self._closing:
+            if self._closing or self._is_known(sighting.cause):
                 return
             if self._on_report is not None:
                 self._on_report(sighting)
@@ -241,6 +241,11 @@ class Watch:
     def _bump(self) -> None:
         self._generation += 1
         self._changed.notify_all()
+
+    def _is_known(self, cause: Cause) -> bool:
+        """Whether it was seen before: a guest can say for ever that it is dead."""
+        seen = [*self._pending, *(each for armed in self._expectations for each in armed.seen)]
+        return any(sighting.cause is cause for sighting in seen)
 
     def _tolerate(self, sighting: Sighting) -> bool:
         for expectation in self._expectations:
