@@ -437,6 +437,50 @@ def test_the_other_reports_are_written(pytester: pytest.Pytester) -> None:
     assert json.loads((pytester.path / "run.kcidb").read_text())["version"]
 
 
+GARBAGE = """
+import pytest
+from imakexec.errors import GuestFailure, InfraError
+
+pytestmark = pytest.mark.parametrize("subject", ["patched"], indirect=True)
+SAID = "".join(map(chr, range(256))) + "\\u2028\\u202e\\udc80\\ufffe <b>]]></b>"
+
+def said(trial):
+    with (trial.folder / "evidence" / "console.log").open("wb") as console:
+        console.write(SAID.encode(errors="surrogateescape") * 100)
+    return SAID
+
+@pytest.mark.scenario(6)
+def test_a_guest(trial):
+    raise GuestFailure(said(trial), tail=SAID, where=SAID)
+
+@pytest.mark.scenario(6)
+def test_the_host(trial):
+    raise InfraError(said(trial), tail=SAID)
+
+@pytest.mark.scenario(6)
+def test_an_assertion(trial):
+    assert said(trial) == "", SAID
+"""
+
+
+def test_garbage_breaks_no_report(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(GARBAGE)
+    kinds = ("json", "ktap", "kcidb", "junit-xml")
+    ran = pytester.runpytest_inprocess(
+        *PLUGINS, "--reruns=0", "--html=page", *(f"--{kind}=run.{kind}" for kind in kinds)
+    )
+    ran.assert_outcomes(failed=2, errors=1)
+    assert not [line for line in ran.outlines if "NOT WRITTEN" in line]
+    cases = ElementTree.parse(pytester.path / "run.junit-xml").findall(".//testcase")
+    assert len({case.attrib["name"] for case in cases}) == 3
+    assert json.loads((pytester.path / "run.kcidb").read_text(encoding="utf-8"))["version"]
+    SuiteRun.read(parse_json((pytester.path / "run.json").read_bytes(), "run.json"))
+    for name in ("run.ktap", "page/index.html"):
+        text = (pytester.path / name).read_text(encoding="utf-8")
+        assert [each for each in text if not each.isprintable() and each not in "\n\t"] == []
+
+
 def test_a_report_that_cannot_be_written_is_told_and_no_verdict(
     pytester: pytest.Pytester,
 ) -> None:
