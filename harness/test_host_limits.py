@@ -186,26 +186,54 @@ def test_a_full_disk_under_the_artefacts(
     world: World, small_disk: Callable[[int], Path], room: int
 ) -> None:
     folder = small_disk(room) / "artefacts"
+    assert_no_verdict(world, "No space left on device", f"--artefacts={folder}")
+
+
+def assert_no_verdict(world: World, what: str, *options: str, **environment: str) -> None:
+    """A run of the tests that comes to no more than that: the host has failed, with this reason."""
     report = world.folder / "results.json"
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--reruns=0"),
-            *(f"--artefacts={folder}", f"--json={report}", "--accel=tcg"),
+            *(*options, f"--json={report}", "--accel=tcg"),
             *(f"--basetemp={world.folder / 'pytest'}", "-k", "patched-1]"),
             "harness/test_gap_events.py",
         ],
         cwd=find_project(),
-        env={**world.environment, "PYTEST_ADDOPTS": ""},
+        env={**world.environment, "PYTEST_ADDOPTS": "", **environment},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
     assert run.returncode == InfraError.exit_code, run.stdout
-    assert "No space left on device" in run.stdout
+    assert what in run.stdout
     [test] = SuiteRun.read(parse_json(report.read_bytes(), "results.json")).tests
     assert test.outcome is Outcome.INFRA
     world.assert_nothing_is_left()
+
+
+@pytest.fixture
+def read_only_cache(world: World, small_disk: Callable[[int], Path]) -> Path:
+    """A cache with all that a run needs, on a file system that takes nothing."""
+    disk = small_disk(_KIB * _KIB)
+    shutil.copytree(world.cache, disk / "imakexec", symlinks=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    return disk
+
+
+READ_ONLY = "the cache cannot be written: Read-only file system"
+
+
+def test_a_read_only_cache(world: World, read_only_cache: Path) -> None:
+    run = world.run(XDG_CACHE_HOME=str(read_only_cache))
+    assert_refused(run, 3, READ_ONLY, str(read_only_cache), "XDG_CACHE_HOME")
+    assert not world.evidence.exists()
+    world.assert_nothing_is_left()
+
+
+def test_a_read_only_cache_under_the_tests(world: World, read_only_cache: Path) -> None:
+    assert_no_verdict(world, READ_ONLY, XDG_CACHE_HOME=str(read_only_cache))
 
 
 # Without room swtpm_setup fails, and where a TPM's template is there already, the TPM of the guest.
