@@ -8,6 +8,7 @@ Kernels are named by what they are: `patched` has the whole series and room for 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import mmap
 import os
 import re
@@ -691,9 +692,9 @@ class World:
         ]
 
     def assert_nothing_is_left(self) -> None:
-        """No process, no scratch, nothing half written, at the latest in a moment."""
-        wait_until(lambda: not self.processes(), seconds=GONE_SECONDS, instead=self.processes)
-        wait_until(lambda: not self.leftovers(), seconds=GONE_SECONDS, instead=self.leftovers)
+        """No process, scratch, half of a file, socket or held lock, at the latest in a moment."""
+        for left in (self.processes, self.leftovers, self.sockets, self.held_locks):
+            wait_until(partial(_is_empty, left), seconds=GONE_SECONDS, instead=left)
 
     def leftovers(self) -> list[Path]:
         """Scratch in its temporary folder and its cache, and drafts of what was being written."""
@@ -701,6 +702,36 @@ class World:
         drafts = [path for path in self.cache.rglob(".*") if path.is_file()]
         scratch = [*self.scratch.iterdir(), *(making.iterdir() if making.exists() else ())]
         return [*scratch, *drafts]
+
+    def sockets(self) -> list[str]:
+        """Sockets that have a name in it, of a process that lives or has left the file."""
+        lines = _read(UNIX_SOCKETS).decode().splitlines()
+        files = [Path(parent, name) for parent, _, names in os.walk(self.folder) for name in names]
+        return [
+            *(line for line in lines if f" {self.folder}/" in line),
+            *(str(path) for path in files if path.is_socket()),
+        ]
+
+    def held_locks(self) -> list[Path]:
+        """The locks of its cache that somebody holds."""
+        return [path for path in (self.cache / "locks").glob("*") if _is_held(path)]
+
+
+UNIX_SOCKETS = Path("/proc/net/unix")
+"""A socket a line, with its name, if it has one, at the end."""
+
+
+def _is_empty(left: Callable[[], Sequence[object]]) -> bool:
+    return not left()
+
+
+def _is_held(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def wait_until(
