@@ -9,6 +9,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import pytest
 from imakexec.deadline import Deadline
 from imakexec.errors import InfraError, UserError
 from imakexec.kernel.cache import Cache, explained, writing
-from imakexec.progress import SilentProgress
+from imakexec.progress import SilentProgress, Step
 
 # Holds what its first argument names, says so, and waits to be killed.
 _HOLDER = """
@@ -54,6 +55,25 @@ def _holder(what: str, root: Path) -> Iterator[subprocess.Popen[str]]:
         child.kill()
         child.wait()
         child.stdout.close()
+
+
+class ToldProgress(SilentProgress):
+    """Keeps all that is said of a step."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        self.told.append(title)
+        yield self
+
+    def update(self, detail: str, fraction: float | None = None) -> None:
+        assert fraction is None
+        self.told.append(detail)
+
+    def done(self, result: str) -> None:
+        self.told.append(result)
 
 
 def _soon() -> Deadline:
@@ -129,6 +149,18 @@ def test_a_lock_excludes_and_names_its_holder(tmp_path: Path) -> None:
         with pytest.raises(InfraError, match=f"process {child.pid} ") as caught, waiting:
             pytest.fail("two holders of one lock")
         assert caught.value.where == str(tmp_path / "locks" / "name")
+
+
+def test_who_waits_for_a_lock_says_so_and_for_whom(tmp_path: Path) -> None:
+    progress = ToldProgress()
+    with _holder("lock", tmp_path) as child:
+        killer = threading.Timer(0.3, child.kill)
+        killer.start()
+        with Cache(tmp_path).lock("name", _soon(), progress):
+            killer.join()
+    assert progress.told[0] == "wait for the cache lock name"
+    assert set(progress.told[1:-1]) == {f"held by process {child.pid} (-c)"}
+    assert progress.told[-1] == "free"
 
 
 def test_a_killed_holder_gives_its_lock_back(tmp_path: Path) -> None:
