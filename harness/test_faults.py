@@ -28,6 +28,8 @@ NO_INIT = "rdinit=/none"
 """Makes a kernel panic when it has booted."""
 NO_AGENT = "rdinit=/bin/sh"
 """Makes a guest that lives and never says hello."""
+NOTHING_BUT_NOISE = "rdinit=/bin/busybox -- yes"
+"""Makes a guest that writes to its console for ever, and does nothing else."""
 NO_TPM = "initcall_blacklist=init_tis"
 """Keeps the kernel from finding its TPM."""
 
@@ -289,9 +291,15 @@ LATEST_SECONDS = 100.0
 # What the guest writes to its console.
 
 
-def rest_of_the_job(session: Session) -> None:
-    """Load, measure, execute, and take the snapshots that the verifier needs."""
+def rest_of_the_job(session: Session, between: str = "") -> None:
+    """Load, measure, execute, and take the snapshots that the verifier needs.
+
+    Args:
+        between: a shell script to run between load and execute.
+    """
     loaded = scenario.kexec_load(session)
+    if between:
+        shell(session, between)
     scenario.generate_activity(session, 5)
     scenario.take_snapshot(session, "before-execute")
     scenario.kexec_execute(session, loaded)
@@ -310,6 +318,30 @@ def test_garbage_on_the_console_changes_no_verdict(lab: Lab, patched: KernelRequ
     text = (run.folder / "console.log").read_text(encoding="utf-8")
     assert "\\x00" in text, "no garbage has come"
     assert text.splitlines() == text.split("\n")[:-1]
+
+
+def test_a_console_that_is_never_silent_changes_no_verdict(
+    lab: Lab, patched: KernelRequest
+) -> None:
+    with lab.session(patched) as session:
+        scenario.boot(session)
+        scenario.take_snapshot(session, "boot")
+        rest_of_the_job(session, "yes 'this is no silence' </dev/null >/dev/ttyS0 2>&1 &")
+    run = lab.judge()
+    assert run.judgement.verdict is Verdict.IN_SYNC
+    assert (run.folder / "console.log").read_text().count("this is no silence") > 1000
+
+
+@pytest.mark.nightly  # it is asked what it does, and its console is never silent
+def test_a_guest_that_does_nothing_but_write_is_late(lab: Lab, patched: KernelRequest) -> None:
+    what = "the guest hung: 4.0 s passed waiting for.* hello"
+    with (
+        pytest.raises(GuestFailure, match=what) as caught,
+        lab.session(patched, cmdline=NOTHING_BUT_NOISE) as session,
+    ):
+        greet(session, HANG_SECONDS)
+    assert caught.value.ending == Cause.OUT_OF_TIME
+    assert "imakexec.token=" in caught.value.tail.splitlines()[-1]
 
 
 @pytest.mark.nightly
@@ -334,8 +366,8 @@ def test_a_guest_whose_clock_is_set(lab: Lab, patched: KernelRequest, date: str)
     with lab.session(patched) as session:
         scenario.boot(session)
         scenario.take_snapshot(session, "boot")
-        shell(session, f"busybox date -s '{date}'")
-        rest_of_the_job(session)
+        set_clock = f"busybox date -s '{date}' && busybox date +%Y | grep -qx {date[:4]}"
+        rest_of_the_job(session, set_clock)
     assert lab.judge().judgement.verdict is Verdict.IN_SYNC
 
 
