@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -265,6 +266,21 @@ def test_an_end_that_stays_open_is_left_alone(tmp_path: Path) -> None:
         began = time.monotonic()
         watched.close()
         assert time.monotonic() - began < 2
+    assert [line.text for line in seen] == ["no newline"]
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(start=time.time(), step=-3600)
+    with console(tmp_path) as (watched, guest, seen):
+        monkeypatch.setattr(time, "time", lambda: next(clock))
+        guest.write(b"no newline")
+        watched.drain(1)
+        closing = threading.Thread(target=watched.close, daemon=True)
+        closing.start()
+        closing.join(5)
+        assert not closing.is_alive()
     assert [line.text for line in seen] == ["no newline"]
 
 

@@ -314,9 +314,14 @@ class Console:
         import pexpect  # noqa: PLC0415  # see above
         from pexpect.fdpexpect import fdspawn  # noqa: PLC0415  # see above
 
-        port: fdspawn[bytes] = fdspawn(
-            self._port, timeout=_STOP_SECONDS, maxread=_READ_BYTES, use_poll=True
-        )
+        class Port(fdspawn):  # type: ignore[type-arg]  # it takes none when it runs
+            def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:
+                # pexpect has it from the wall clock, which may be set back by hours meanwhile.
+                within = _STOP_SECONDS if timeout is None else min(timeout, _STOP_SECONDS)
+                data: bytes = super().read_nonblocking(size, within)
+                return data
+
+        port = Port(self._port, timeout=_STOP_SECONDS, maxread=_READ_BYTES, use_poll=True)
         # Anchored and bounded, a line at a time: pexpect's search and its buffer are then never
         # larger than a line and a read, where a growing buffer costs quadratic time.
         line = re.compile(rb"\A(?:[^\n]{0,%d}\n|[^\n]{%d})" % ((_LONGEST_LINE,) * 2))
