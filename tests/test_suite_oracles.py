@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -70,6 +71,15 @@ def test_a_healthy_run_has_no_findings() -> None:
     assert (
         wrong(message_findings(find_said("   1.000000 [    0.1] ima: Allocated hash\n", {}))) == []
     )
+
+
+def test_a_guest_that_complains_for_ever_fills_no_report() -> None:
+    full = "   1.000000 [    0.100000] ima: Kexec segment is full\n"
+    error = "   2.000000 [    0.200000] tpm tpm0: A TPM error (1) occurred\n"
+    said = Counter(each.because for each in find_said((full + error) * 1000, {"full": "it is"}))
+    assert said == {"it is": 500, "": 500}
+    [late] = message_findings(find_said(full * 1000 + error, {"full": "it is"}))
+    assert "A TPM error" in late.what
 
 
 @pytest.mark.parametrize("verdict", [Verdict.OUT_OF_SYNC, Verdict.TRUNCATED, Verdict.TAMPERED])

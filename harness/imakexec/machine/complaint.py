@@ -372,8 +372,9 @@ def read_complaints(console: Path) -> list[Complaint]:
     Raises:
         OSError: it cannot be read.
     """
-    lines = console.read_text(encoding="utf-8", errors="replace").splitlines()
-    return list(find_complaints(line.lstrip().partition(" ")[2] for line in lines))
+    with console.open(encoding="utf-8", errors="replace") as lines:
+        said = (line.rstrip("\n").lstrip().partition(" ")[2] for line in lines)
+        return list(find_complaints(said))
 
 
 def complaint_lines(lines: Iterable[str]) -> tuple[str, ...]:
