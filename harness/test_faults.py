@@ -34,8 +34,17 @@ NO_TPM = "initcall_blacklist=init_tis"
 """Keeps the kernel from finding its TPM."""
 
 HOGS = 6
-BUSY_SCRIPT = "sleep 2; echo '<3>tpm tpm0: Operation Timed out' >/dev/kmsg; sleep 1; false"
-"""What a kernel says that gives up its TPM, and a command that fails of it."""
+BUSY_SCRIPT = """
+i=0
+while [ $i -lt 60000 ]; do i=$((i + 1)); done
+echo '<3>tpm tpm0: Operation Timed out' >/dev/kmsg
+sleep 1
+false
+"""
+"""What a kernel says that gives up its TPM, and a command that fails of it.
+
+The guest has work to do until then: a thread that only wakes up now and then waits for no CPU.
+"""
 
 HANG_SECONDS = 4.0
 """How long a guest that does not answer is waited for here; it boots in less."""
